@@ -1,0 +1,52 @@
+"""Options that mean the same in every command, declared once, and what they are applied to."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tqconvert.settings import Settings, load_settings
+
+JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+QuietOpt = Annotated[bool, typer.Option("--quiet", "-q", help="Print the essential value only.")]
+DryRunOpt = Annotated[
+    bool, typer.Option("--dry-run", "-n", help="Print what would be done; change nothing.")
+]
+YesOpt = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes: replace what is there.")]
+OfflineOpt = Annotated[bool, typer.Option("--offline", help="Use no network.")]
+InsecureOpt = Annotated[
+    bool, typer.Option("--insecure", help="Allow plain http to hosts that are not loopback.")
+]
+StoreOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--store", help="Ollama's model store.", show_default="OLLAMA_MODELS or ~/.ollama/models"
+    ),
+]
+OutputOpt = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Write to this file instead.")
+]
+ModelArg = Annotated[
+    str, typer.Argument(metavar="FILE|NAME", help="A GGUF file or a model in the store.")
+]
+FileArg = Annotated[Path, typer.Argument(metavar="FILE", help="A GGUF file.")]
+
+
+def settings(
+    *, store: Path | None = None, offline: bool = False, insecure: bool = False
+) -> Settings:
+    """Settings of this process with the flags applied."""
+    loaded = load_settings(os.environ, Path.cwd())
+    origins = dict(loaded.origins)
+    if store is not None:
+        loaded = replace(loaded, store=store.expanduser().absolute())
+        origins["store"] = "--store"
+    if offline:
+        loaded = replace(loaded, offline=True)
+        origins["offline"] = "--offline"
+    if insecure:
+        loaded = replace(loaded, insecure=True)
+        origins["insecure"] = "--insecure"
+    return replace(loaded, origins=origins)

@@ -1,0 +1,264 @@
+"""What the operating system does for files of gigabytes, one function each.
+
+Every write that commands make goes through this module, so that a test can kill a process before
+and after each of them. Linux calls answer OSError where the file system has no such operation; callers
+choose the next method.
+"""
+
+import ctypes
+import errno
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqconvert.errors import StorageError
+
+COPY_STEP = 16 << 20
+_FALLOC_FL_COLLAPSE_RANGE = 0x08  # linux/falloc.h
+_FALLOC_FL_INSERT_RANGE = 0x20
+_FICLONERANGE = 0x4020940D  # linux/fs.h
+_UNSUPPORTED = {
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.ENOTTY,
+    errno.EINVAL,
+    errno.EXDEV,
+    errno.EPERM,
+}
+
+
+def unsupported(e: OSError) -> bool:
+    """Whether the error means that this file system or kernel lacks the operation."""
+    return e.errno in _UNSUPPORTED
+
+
+def storage_error(e: OSError, path: str | os.PathLike[str]) -> StorageError:
+    """The error of an operation on `path`, in words, with the next step."""
+    hint = None
+    if e.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "free space on that disk and run the same command again"
+    elif e.errno == errno.EFBIG:
+        hint = "raise the file size limit (ulimit -f) or choose another file system"
+    elif e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        hint = "choose a folder that you may write to"
+    return StorageError(f"{os.fspath(path)}: {os.strerror(e.errno or 0)}", hint=hint)
+
+
+def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    if not sys.platform.startswith("linux"):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    libc = ctypes.CDLL(None, use_errno=True)
+    call = libc.fallocate64 if hasattr(libc, "fallocate64") else libc.fallocate
+    call.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    if call(fd, mode, offset, length):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def insert_range(fd: int, offset: int, length: int) -> None:
+    """Move everything from `offset` on towards the end by `length` bytes, without copying.
+
+    ext4 and xfs; `length` must be a multiple of the file system's block. Raises OSError elsewhere.
+    """
+    _fallocate(fd, _FALLOC_FL_INSERT_RANGE, offset, length)
+
+
+def collapse_range(fd: int, offset: int, length: int) -> None:
+    """Take `length` bytes out at `offset`, without copying; the inverse of `insert_range`."""
+    _fallocate(fd, _FALLOC_FL_COLLAPSE_RANGE, offset, length)
+
+
+def clone_range(src: int, dst: int, *, src_offset: int, dst_offset: int, length: int = 0) -> None:
+    """Share `length` bytes (0: up to the end) of `src` with `dst`: xfs, btrfs. Raises OSError."""
+    if not sys.platform.startswith("linux"):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    import fcntl
+    import struct
+
+    fcntl.ioctl(dst, _FICLONERANGE, struct.pack("qQQQ", src, src_offset, length, dst_offset))
+
+
+def clone_file(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> None:
+    """Make `dst`, which must not exist, a copy-on-write copy of `src`. Raises OSError.
+
+    Linux: FICLONERANGE. macOS: clonefile(2), not run there.
+    """
+    if sys.platform == "darwin":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.clonefile(os.fsencode(src), os.fsencode(dst), 0):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return
+    a = os.open(src, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        b = os.open(dst, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644)
+        try:
+            clone_range(a, b, src_offset=0, dst_offset=0)
+        except OSError:
+            os.unlink(dst)
+            raise
+        finally:
+            os.close(b)
+    finally:
+        os.close(a)
+
+
+def write_at(fd: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of `data` at `offset`."""
+    view = memoryview(data)
+    while view:
+        n = os.pwrite(fd, view, offset)
+        view, offset = view[n:], offset + n
+
+
+def read_at(fd: int, length: int, offset: int) -> bytes:
+    """Read `length` bytes at `offset`, fewer only at the end of the file."""
+    parts = []
+    while length:
+        part = os.pread(fd, length, offset)
+        if not part:
+            break
+        parts.append(part)
+        length, offset = length - len(part), offset + len(part)
+    return b"".join(parts)
+
+
+def sync(fd: int) -> None:
+    """Put the file's bytes on the disk."""
+    os.fsync(fd)
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Put the folder's names on the disk; a no-op where folders cannot be opened (Windows)."""
+    if os.name == "nt":
+        return
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def replace(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> None:
+    """Give `src` the name `dst`, atomically, and put the names on the disk."""
+    os.replace(src, dst)
+    sync_folder(os.path.dirname(os.path.abspath(dst)))
+
+
+def link(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> None:
+    """Give the file a second name."""
+    os.link(src, dst)
+
+
+def remove(path: str | os.PathLike[str]) -> None:
+    """Remove the file if it is there."""
+    Path(path).unlink(missing_ok=True)
+
+
+def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a small file so that readers see the old or the new bytes, and a power cut neither torn.
+
+    Raises StorageError; then the old file is as it was.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    try:
+        fd, temporary = tempfile.mkstemp(dir=folder, prefix=".tqconvert-", suffix=".tmp")
+        try:
+            with os.fdopen(fd, "wb") as f:
+                f.write(data)
+                f.flush()
+                sync(f.fileno())
+            os.chmod(temporary, 0o644)
+            replace(temporary, path)
+        except BaseException:
+            remove(temporary)
+            raise
+    except OSError as e:
+        raise storage_error(e, path) from e
+
+
+def allocate(fd: int, length: int) -> None:
+    """Reserve `length` bytes, so that a full disk is found before the first byte arrives.
+
+    Where the file system cannot reserve, the file only gets its length. Raises OSError (ENOSPC).
+    """
+    if hasattr(os, "posix_fallocate"):
+        try:
+            _fallocate(fd, 0, 0, length)
+        except OSError as e:
+            if not unsupported(e):
+                raise
+        else:
+            return
+    os.ftruncate(fd, length)
+
+
+def free_bytes(folder: str | os.PathLike[str]) -> int:
+    """Bytes that this user can still write in `folder`."""
+    import shutil
+
+    return shutil.disk_usage(folder).free
+
+
+def copy_range(
+    src: int, dst: int, *, src_offset: int, dst_offset: int, length: int,
+    advance: Callable[[int], None] | None = None,
+) -> None:  # fmt: skip
+    """Copy bytes between files, in the kernel where it can; `advance` gets the bytes of each step."""
+    kernel = hasattr(os, "copy_file_range")
+    while length:
+        step = min(length, COPY_STEP)
+        if kernel:
+            try:
+                n = os.copy_file_range(src, dst, step, src_offset, dst_offset)
+            except OSError as e:
+                if not unsupported(e):
+                    raise
+                kernel = False
+                continue
+        else:
+            data = os.pread(src, min(step, 1 << 20), src_offset)
+            write_at(dst, data, dst_offset)
+            n = len(data)
+        if not n:
+            raise OSError(errno.EIO, f"source ended {length} bytes early")
+        length, src_offset, dst_offset = length - n, src_offset + n, dst_offset + n
+        if advance:
+            advance(n)
+
+
+@contextmanager
+def write_lease(fd: int) -> Iterator[bool]:
+    """Hold a write lease: nobody else has the file open now, and whoever opens it waits for us.
+
+    Yields False where leases do not exist (not Linux, network file systems, not the owner).
+    Raises BlockingIOError if the file is open elsewhere. Source: fcntl(2), F_SETLEASE.
+    """
+    if not sys.platform.startswith("linux"):
+        yield False
+        return
+    import fcntl
+    import signal
+    import threading
+
+    # The kernel announces a waiting opener by SIGIO, whose default is to end the process.
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN) if main else None
+    try:
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except OSError as e:
+            if e.errno in (errno.EAGAIN, errno.EBUSY):
+                raise BlockingIOError(errno.EAGAIN, "the file is open elsewhere") from None
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    finally:
+        if main:
+            signal.signal(signal.SIGIO, before)

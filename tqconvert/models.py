@@ -1,0 +1,50 @@
+"""What FILE|NAME means: a path if it looks like one or exists, else a model in the store."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqconvert.errors import NotFoundError, TqError
+from tqconvert.reference import ModelName
+from tqconvert.store.layout import Store
+from tqconvert.store.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model at hand: its GGUF, and name and manifest where it comes from a store."""
+
+    path: Path
+    name: ModelName | None = None
+    manifest: Manifest | None = None
+
+    def __str__(self) -> str:
+        return str(self.name) if self.name else str(self.path)
+
+
+def looks_like_path(text: str) -> bool:
+    """Whether the text can only be a path, or is one that exists."""
+    return (
+        text.startswith((".", "/", "~"))
+        or text.lower().endswith(".gguf")
+        or (os.sep in text and os.path.exists(text))
+        or os.path.isfile(text)
+    )
+
+
+def find_model(text: str, store: Store) -> Model:
+    """The model that FILE|NAME means. Raises NotFoundError, and UsageError for a bad name."""
+    if looks_like_path(text):
+        path = Path(text).expanduser()
+        if not path.exists():
+            raise NotFoundError(f"{path}: no such file")
+        return Model(path)
+    try:
+        name = ModelName.parse(text)
+    except TqError as e:
+        raise NotFoundError(f"{text}: no such file, and no model name: {e.message}") from None
+    manifest = store.require_manifest(name)
+    layers = manifest.layers_of("model")
+    if not layers:
+        raise NotFoundError(f"{name}: has no GGUF layer", hint="only GGUF models can be used")
+    return Model(store.blob(layers[0].digest), name, manifest)

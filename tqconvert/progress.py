@@ -1,0 +1,136 @@
+"""Progress of long work: a bar on a terminal, a line every ten seconds elsewhere, or nothing."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Protocol, Self, TextIO
+
+from tqconvert.units import format_bytes
+
+LINE_EVERY_S = 10.0
+
+
+class Progress(Protocol):
+    """Where long work reports to."""
+
+    def start(self, label: str, total: int, done: int = 0) -> None:
+        """Begin `label`, of `total` bytes, `done` of them already there."""
+
+    def advance(self, n: int) -> None:
+        """`n` more bytes are done (negative: bytes turned out wrong and come again)."""
+
+    def note(self, text: str) -> None:
+        """Say a thing that the user should see while it goes on, such as a retry."""
+
+    def finish(self) -> None:
+        """The work begun last is over."""
+
+
+class Silent:
+    """Reports nothing: --quiet, --json, libraries."""
+
+    def start(self, label: str, total: int, done: int = 0) -> None:
+        """Nothing."""
+
+    def advance(self, n: int) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def finish(self) -> None:
+        """Nothing."""
+
+
+class Lines:
+    """A line at the start, every ten seconds and at the end: pipes and CI logs."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._label, self._total, self._done, self._began = "", 0, 0, 0.0
+        self._kept = 0
+        self._next = 0.0
+
+    def start(self, label: str, total: int, done: int = 0) -> None:
+        """Print what begins."""
+        self._label, self._total, self._done, self._kept = label, total, done, done
+        self._began = time.monotonic()
+        self._next = self._began + LINE_EVERY_S
+        kept = f", {format_bytes(done)} already here" if done else ""
+        self.note(f"{label}: {format_bytes(total)}{kept}")
+
+    def advance(self, n: int) -> None:
+        """Print a line if ten seconds have passed."""
+        self._done += n
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + LINE_EVERY_S
+            share = 100 * self._done // max(self._total, 1)
+            rate = format_bytes(int((self._done - self._kept) / max(now - self._began, 1e-6)))
+            self.note(f"{self._label}: {share} % of {format_bytes(self._total)}, {rate}/s")
+
+    def note(self, text: str) -> None:
+        """Print the line."""
+        print(text, file=self._stream, flush=True)
+
+    def finish(self) -> None:
+        """Print how long it took."""
+        self.note(f"{self._label}: done in {time.monotonic() - self._began:.1f} s")
+
+
+class Bar:
+    """A tqdm bar on a terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from tqdm import tqdm
+
+        self._tqdm = tqdm
+        self._stream = stream
+        self._bar: tqdm[Any] | None = None
+
+    def start(self, label: str, total: int, done: int = 0) -> None:
+        """Show the bar."""
+        self.finish()
+        self._bar = self._tqdm(
+            total=total, initial=done, desc=label, unit="B", unit_scale=True, unit_divisor=1024,
+            file=self._stream, leave=False, dynamic_ncols=True,
+        )  # fmt: skip
+
+    def advance(self, n: int) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update(n)
+
+    def note(self, text: str) -> None:
+        """Print above the bar."""
+        self._tqdm.write(text, file=self._stream)
+
+    def finish(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def progress_for(stream: TextIO | None = None, *, quiet: bool = False) -> Progress:
+    """The form of progress that suits the stream (default: stderr)."""
+    stream = stream or sys.stderr
+    if quiet:
+        return Silent()
+    return Bar(stream) if stream.isatty() else Lines(stream)
+
+
+class Reporting:
+    """`with Reporting(progress, label, total):` begins and ends one piece of work."""
+
+    def __init__(self, progress: Progress, label: str, total: int, done: int = 0) -> None:
+        self._progress, self._args = progress, (label, total, done)
+
+    def __enter__(self) -> Self:
+        self._progress.start(*self._args)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, t: TracebackType | None
+    ) -> None:
+        self._progress.finish()

@@ -1,0 +1,123 @@
+"""Settings, read once: flags > environment > tqconvert.toml > the user's file > defaults.
+
+Flags are applied by the commands; this module knows the other four and remembers where each value
+came from, for `config show`.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqconvert.errors import ConfigError
+
+PROJECT_FILE = "tqconvert.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Values that more than one command needs."""
+
+    store: Path
+    """Ollama's model store: the folder with blobs/ and manifests/."""
+    connections: int = 4
+    """Parallel ranges of one download."""
+    retries: int = 6
+    """Attempts of one range without progress before a download is given up."""
+    stall_s: float = 30.0
+    """Seconds without a byte after which a connection is given up and made anew."""
+    insecure: bool = False
+    """Plain http to hosts that are not loopback."""
+    offline: bool = False
+    """No network at all."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Setting -> where its value came from."""
+
+
+_KINDS: dict[str, type] = {
+    "store": Path, "connections": int, "retries": int, "stall_s": float, "insecure": bool,
+    "offline": bool,
+}  # fmt: skip
+_ENVIRONMENT = {
+    "store": ("TQCONVERT_STORE", "OLLAMA_MODELS"),
+    "offline": ("TQCONVERT_OFFLINE", "HF_HUB_OFFLINE"),
+}
+
+
+def default_store(home: Path) -> Path:
+    """Where this machine's Ollama keeps its models unless OLLAMA_MODELS says otherwise.
+
+    The Linux service runs as its own user with its home in /usr/share/ollama (Ollama's install.sh).
+    """
+    own = home / ".ollama" / "models"
+    service = Path("/usr/share/ollama/.ollama/models")
+    if not own.is_dir() and os.access(service, os.W_OK):
+        return service
+    return own
+
+
+def user_file(env: Mapping[str, str]) -> Path:
+    """The user's own configuration file."""
+    if home := env.get("TQCONVERT_HOME"):
+        return Path(home) / "config.toml"
+    from platformdirs import user_config_path
+
+    return user_config_path("tqconvert") / "config.toml"
+
+
+def load_settings(env: Mapping[str, str], cwd: Path) -> Settings:
+    """Settings for this environment and working folder. Raises ConfigError."""
+    home = Path(env.get("HOME") or env.get("USERPROFILE") or Path.home())
+    values: dict[str, Any] = {"store": default_store(home)}
+    origins = dict.fromkeys(_KINDS, "default")
+    for path in (user_file(env), cwd / PROJECT_FILE):
+        for name, value in _read_file(path).items():
+            values[name] = _convert(name, value, str(path))
+            if name == "store":
+                values[name] = path.parent / values[name].expanduser()
+            origins[name] = str(path)
+    for name in _KINDS:
+        for variable in _ENVIRONMENT.get(name, (f"TQCONVERT_{name.upper()}",)):
+            if text := env.get(variable):
+                values[name] = _convert(name, text, variable)
+                origins[name] = variable
+                break
+    return Settings(**values, origins=origins)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise ConfigError(f"{path}: {e}") from None
+    for name in data:
+        if name not in _KINDS:
+            raise ConfigError(
+                f"{path}: unknown setting {name} (expected one of {', '.join(_KINDS)})"
+            )
+    return data
+
+
+def _convert(name: str, value: object, origin: str) -> Any:
+    kind = _KINDS[name]
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() in ("1", "true", "yes", "on"):
+            return True
+        if str(value).lower() in ("0", "false", "no", "off"):
+            return False
+        raise ConfigError(f"{origin}: {name} = {value!r} (expected true or false)")
+    try:
+        number = kind(value)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"{origin}: {name} = {value!r} (expected {kind.__name__.lower()})"
+        ) from None
+    if kind in (int, float) and number <= 0:
+        raise ConfigError(f"{origin}: {name} = {value!r} (expected more than 0)")
+    return number

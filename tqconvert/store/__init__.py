@@ -1,0 +1,1 @@
+"""Ollama's model store: blobs named by digest, manifests named by model."""

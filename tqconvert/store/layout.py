@@ -1,0 +1,128 @@
+"""Where things lie in an Ollama store.
+
+    blobs/sha256-<hex>                          content
+    manifests/<host>/<namespace>/<model>/<tag>  which blobs make the model
+    .tqconvert/                                 ours: partial downloads, locks, Modelfiles
+
+Partial downloads stay out of blobs/: Ollama removes what it does not know there when it starts.
+Source: ollama manifest/paths.go, server/images.go PruneLayers (v0.19.0).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqconvert.digest import Digest
+from tqconvert.errors import LockedError, NotFoundError, TqError
+from tqconvert.fs import storage_error, write_atomic
+from tqconvert.reference import ModelName
+from tqconvert.store.manifest import Manifest
+
+PRIVATE = ".tqconvert"
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A store by its root folder, which need not exist yet."""
+
+    root: Path
+
+    @property
+    def blobs(self) -> Path:
+        """Folder of the blobs."""
+        return self.root / "blobs"
+
+    @property
+    def manifests(self) -> Path:
+        """Folder of the manifests."""
+        return self.root / "manifests"
+
+    @property
+    def private(self) -> Path:
+        """Folder of what is ours: partial downloads, locks, Modelfiles."""
+        return self.root / PRIVATE
+
+    def blob(self, digest: Digest) -> Path:
+        """Where the blob lies or would lie."""
+        return self.blobs / digest.blob_name
+
+    def manifest_path(self, name: ModelName) -> Path:
+        """Where the manifest of `name` lies or would lie."""
+        return self.manifests / name.host / name.namespace / name.model / name.tag
+
+    def modelfile_path(self, name: ModelName) -> Path:
+        """Where `pull` leaves the Modelfile of `name`."""
+        folder = self.private / "modelfiles" / name.host.replace(":", "_") / name.namespace
+        return folder / f"{name.model}_{name.tag}.Modelfile"
+
+    def read_manifest(self, name: ModelName) -> Manifest | None:
+        """Manifest of `name`, None where it is not installed. Raises BadManifestError."""
+        path = self.manifest_path(name)
+        try:
+            data = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as e:
+            raise storage_error(e, path) from e
+        return Manifest.parse(data, subject=str(path))
+
+    def require_manifest(self, name: ModelName) -> Manifest:
+        """Manifest of `name`. Raises NotFoundError with what is there instead."""
+        found = self.read_manifest(name)
+        if found is None:
+            near = [n.short for n in self.names() if n.model == name.model]
+            hint = f"installed: {', '.join(near)}" if near else f"tqconvert pull {name}"
+            raise NotFoundError(f"{name}: not in the store {self.root}", hint=hint)
+        return found
+
+    def write_manifest(self, name: ModelName, data: bytes) -> None:
+        """Publish the model: the last and only step that makes it visible, and atomic."""
+        path = self.manifest_path(name)
+        self.make_folder(path.parent)
+        write_atomic(path, data)
+
+    def names(self) -> Iterator[ModelName]:
+        """Names of all installed models, sorted."""
+        for path in sorted(self.manifests.glob("*/*/*/*")):
+            host, namespace, model, tag = path.relative_to(self.manifests).parts
+            try:
+                yield ModelName.parse(f"{host}/{namespace}/{model}:{tag}")
+            except TqError:
+                continue  # a stray file such as .DS_Store, no model
+
+    def make_folder(self, folder: Path) -> None:
+        """Create the folder and its parents. Raises StorageError."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise storage_error(e, folder) from e
+
+    @contextmanager
+    def locked(self, what: str, *, timeout_s: float = 10.0) -> Iterator[None]:
+        """Keep other tqconvert processes out of `what`: "store" or a digest's hex digits."""
+        with folder_lock(self.private, what, timeout_s=timeout_s):
+            yield
+
+
+@contextmanager
+def folder_lock(private: Path, what: str, *, timeout_s: float = 10.0) -> Iterator[None]:
+    """Hold the lock `what` in a `.tqconvert` folder. Raises LockedError, StorageError."""
+    from filelock import FileLock, Timeout
+
+    folder = private / "locks"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{what}.lock")
+        lock.acquire(timeout=timeout_s)
+    except Timeout:
+        raise LockedError(
+            f"{private.parent}: another tqconvert works on {what[:12]}",
+            hint="wait for it, then run again",
+        ) from None
+    except OSError as e:
+        raise storage_error(e, folder) from e
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,55 @@
+"""Sizes and context lengths: text to integers and back. Nothing else parses "24GiB" or "32k"."""
+
+import re
+
+from tqconvert.errors import UsageError
+
+_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)?", re.IGNORECASE)
+_CONTEXT = re.compile(r"(\d+)\s*([km]?)", re.IGNORECASE)
+_POWER = {"k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of "24GiB", "24G", "500MB" or "1048576". K, M, G, T are binary, as model sizes are."""
+    m = _BYTES.fullmatch(text.strip())
+    if not m:
+        raise UsageError(f"{text}: not a size (expected a number with KiB, MiB, GiB or TiB)")
+    scale = 1024 ** _POWER[m[2].lower()] if m[2] else 1
+    return int(float(m[1]) * scale)
+
+
+def parse_context(text: str) -> int:
+    """Tokens of "128k", "131072" or "1m". k and m are binary: 128k is 131072."""
+    m = _CONTEXT.fullmatch(text.strip())
+    if not m or int(m[1]) == 0:
+        raise UsageError(f"{text}: not a context length (expected tokens, such as 32768 or 128k)")
+    scale: int = 1024 ** _POWER[m[2].lower()] if m[2] else 1
+    return int(m[1]) * scale
+
+
+def format_bytes(n: int) -> str:
+    """Bytes with one decimal in the largest binary unit that keeps the number at 1 or more."""
+    size = float(n)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size) < 1024:
+            return f"{n} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def format_mib(n: int) -> str:
+    """Bytes as MiB with two decimals, the form of llama.cpp's log."""
+    return f"{n / 2**20:.2f} MiB"
+
+
+def format_context(n: int) -> str:
+    """Tokens as 128k where they are whole multiples of 1024, else as they are."""
+    return f"{n // 1024}k" if n and n % 1024 == 0 else str(n)
+
+
+def format_count(n: int) -> str:
+    """Parameters as 268.1M or 27.8B."""
+    for scale, unit in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if n >= scale:
+            return f"{n / scale:.1f}{unit}"
+    return str(n)

@@ -1,0 +1,77 @@
+"""A row of the benchmark table, and how processes are measured: `python -m tests.benchmarks`.
+
+A benchmark module `bench_<name>.py` has one function `run(work: Path) -> list[Row]`; `work` is an
+empty folder on a real disk. It measures its peer in the same run and imports from here as
+`from tests.benchmarks.rows import Row, measure`.
+"""
+
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line: what was done, our figure, the peer's, their ratio, and whether the bar is met.
+
+    All but the verdict are text as printed: `Row("tag 4 GB", "31 ms", "gguf-new-metadata 18.9 s",
+    "610x", ">= 100x", ok=True)`. A figure without a peer has "" there.
+    """
+
+    work: str
+    ours: str
+    peer: str
+    ratio: str
+    bar: str
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A process that ended: wall time, largest resident memory, exit code."""
+
+    seconds: float
+    rss_bytes: int
+    code: int
+
+
+def measure(argv: Sequence[str | os.PathLike[str]], *, cwd: Path | None = None,
+            env: dict[str, str] | None = None) -> Measured:  # fmt: skip
+    """Run a program to its end with its output thrown away."""
+    began = time.perf_counter()
+    with subprocess.Popen(
+        [os.fspath(a) for a in argv], cwd=cwd, env=env, stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+    unit = 1 if os.uname().sysname == "Darwin" else 1024  # getrusage(2): bytes there, KiB here
+    return Measured(seconds, usage.ru_maxrss * unit, process.returncode)
+
+
+def median_of(times: int, work: Callable[[], Measured]) -> Measured:
+    """The run of median time among `times`; its memory is the median too. Any failure raises."""
+    runs = [work() for _ in range(times)]
+    bad = [r.code for r in runs if r.code]
+    if bad:
+        raise RuntimeError(f"a measured process ended with {bad[0]}")
+    return Measured(
+        statistics.median(r.seconds for r in runs),
+        int(statistics.median(r.rss_bytes for r in runs)),
+        0,
+    )
+
+
+def seconds(value: float) -> str:
+    """`31 ms`, `18.9 s`."""
+    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def mebibytes(n: int) -> str:
+    """`14.2 MiB`."""
+    return f"{n / 2**20:.1f} MiB"

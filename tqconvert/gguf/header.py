@@ -1,69 +1,38 @@
 """The header of a GGUF file: metadata and tensor table, read through mmap.
 
 Arrays are stepped over until somebody asks for one, tensor data is never touched: a header with a
-vocabulary of 262,144 tokens takes about 20 ms. Every length, offset, count and type is compared with
+vocabulary of 262,144 tokens takes about 30 ms. Every length, offset, count and type is compared with
 the file's size before it is used.
 Source of the format: docs/gguf.md of the ggml repository; limits follow ggml/src/gguf.cpp.
 """
 
+import math
 import mmap
 import os
-import struct
-from collections.abc import Callable
+import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from tqconvert.errors import InvalidGgufError, NotFoundError, TruncatedGgufError
 from tqconvert.fs import storage_error
-from tqconvert.gguf.types import SCALAR_CODE, TENSOR_TYPES, TensorType, ValueType
+from tqconvert.gguf.types import TENSOR_TYPES, TensorType, ValueType
+from tqconvert.gguf.values import Entry, Scalar, Value, decode
+from tqconvert.gguf.walk import FIXED_SIZE, Row, Walk
+
+__all__ = [
+    "DEFAULT_ALIGNMENT", "FIXED_SIZE", "MAGIC", "MAX_ALIGNMENT", "ByteOrder", "Entry", "Header",
+    "Scalar", "Tensor", "Value", "parse_header", "read_header",
+]  # fmt: skip
 
 MAGIC = b"GGUF"
-FIXED_SIZE = 24
-"""Bytes of magic, version and the two counts."""
-
 DEFAULT_ALIGNMENT = 32
 MAX_ALIGNMENT = 1 << 20
-MAX_KEYS = 1 << 16
-MAX_TENSORS = 1 << 18
-MAX_KEY_BYTES = 65535
-MAX_NAME_BYTES = 4096
-MAX_DIMS = 4
-KEEP_STRING = 1 << 20
-"""Longer strings are read from the file when asked for."""
+MAX_VALUES = (1 << 63) - 1
+"""Values of one tensor: runtimes count them in an int64."""
 
-KEEP_ARRAY = 1024
-"""Arrays of numbers up to this many elements are kept: per-layer values, not vocabularies."""
-
-_SIZE = {kind: struct.calcsize(code) for kind, code in SCALAR_CODE.items()}
-
-Scalar = int | float | bool | str | bytes
-Value = Scalar | tuple[Scalar, ...]
 ByteOrder = Literal["little", "big"]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One key and its value: bytes [start, end) of the file, the value itself from `value_at` on.
-
-    `value` is None where it was stepped over: vocabularies, very long strings.
-    """
-
-    key: str
-    kind: ValueType
-    start: int
-    value_at: int
-    end: int
-    value: Value | None
-    element: ValueType | None = None
-    count: int = 0
-
-    @property
-    def type_name(self) -> str:
-        """`uint32`, `string`, `array of 262144 string`."""
-        if self.element is None:
-            return self.kind.name.lower()
-        return f"array of {self.count} {self.element.name.lower()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +47,7 @@ class Tensor:
     @property
     def n_values(self) -> int:
         """Number of values."""
-        n = 1
-        for d in self.shape:
-            n *= d
-        return n
+        return math.prod(self.shape)
 
     @property
     def n_bytes(self) -> int:
@@ -154,7 +120,7 @@ class Header:
             raw = f.read(entry.end - entry.value_at)
         if len(raw) != entry.end - entry.value_at:
             raise TruncatedGgufError(f"{self.path}: changed while it was read")
-        return _decode(raw, entry, "<" if self.byte_order == "little" else ">")
+        return decode(raw, entry, "<" if self.byte_order == "little" else ">")
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -164,18 +130,23 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     """
     path = Path(path)
     try:
+        # A pipe or a device would block or never end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise NotFoundError(f"{path}: {_what_else(path)} (expected a GGUF file)")
         with path.open("rb") as f:
             size = os.fstat(f.fileno()).st_size
             if size < FIXED_SIZE:
-                raise _not_gguf(path, f.read())
+                raise _not_gguf(path, f.read(FIXED_SIZE))
             with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as m:
                 return parse_header(m, size, path=path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise NotFoundError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise NotFoundError(f"{path}: is a folder (expected a GGUF file)") from None
     except OSError as e:
         raise storage_error(e, path) from e
+
+
+def _what_else(path: Path) -> str:
+    return "is a folder" if path.is_dir() else "is no regular file"
 
 
 def parse_header(
@@ -190,7 +161,7 @@ def parse_header(
         raise _not_gguf(path, bytes(data[:64]))
     if len(data) < FIXED_SIZE:
         raise TruncatedGgufError(f"{subject}: truncated in its first {FIXED_SIZE} bytes")
-    walk = _Walk(data, size, subject)
+    walk = Walk(data, size, subject)
     entries, kv_end = walk.entries()
     alignment = _alignment(entries, subject)
     rows, infos_end = walk.tensor_rows()
@@ -205,175 +176,6 @@ def parse_header(
         path, size, walk.version, order, entries, kv_end, tensors, infos_end, data_start,
         alignment, data_end,
     )  # fmt: skip
-
-
-class _Walk:
-    """A position in the header's bytes; refuses to step outside them."""
-
-    def __init__(self, data: bytes | bytearray | mmap.mmap, size: int, subject: str) -> None:
-        self.data, self.size, self.subject = data, size, subject
-        self.have = min(len(data), size)
-        self.order = "<"
-        self.version: int = struct.unpack_from("<I", data, 4)[0]
-        if self.version & 0xFFFF == 0:
-            self.order = ">"
-            self.version = struct.unpack_from(">I", data, 4)[0]
-        if self.version not in (2, 3):
-            raise InvalidGgufError(
-                f"{subject}: GGUF version {self.version} (expected 2 or 3)",
-                hint="convert the model anew with a current llama.cpp"
-                if self.version == 1
-                else None,
-            )
-        self.n_tensors, self.n_kv = struct.unpack_from(self.order + "QQ", data, 8)
-        if self.n_tensors > MAX_TENSORS or self.n_kv > MAX_KEYS:
-            raise InvalidGgufError(
-                f"{subject}: absurd counts: {self.n_tensors} tensors, {self.n_kv} keys"
-            )
-        self._u32 = struct.Struct(self.order + "I").unpack_from
-        self._u64 = struct.Struct(self.order + "Q").unpack_from
-        self.at = FIXED_SIZE
-
-    def _bad(self, problem: str) -> InvalidGgufError:
-        return InvalidGgufError(f"{self.subject}: {problem}")
-
-    def _need(self, length: int, what: str) -> None:
-        """`length` more bytes must lie in the file, and be at hand."""
-        if self.at + length > self.have:
-            raise TruncatedGgufError(
-                f"{self.subject}: truncated: {what} ends at {self.at + length}, have {self.have} bytes"
-            )
-
-    def _number32(self, what: str) -> int:
-        self._need(4, what)
-        value: int = self._u32(self.data, self.at)[0]
-        self.at += 4
-        return value
-
-    def _number64(self, what: str) -> int:
-        self._need(8, what)
-        value: int = self._u64(self.data, self.at)[0]
-        self.at += 8
-        return value
-
-    def _bytes(self, limit: int, what: str) -> bytes:
-        length = self._number64(what)
-        if length > limit:
-            raise self._bad(f"{what} of {length} bytes at {self.at} (limit {limit})")
-        self._need(length, what)
-        self.at += length
-        return bytes(self.data[self.at - length : self.at])
-
-    def entries(self) -> tuple[dict[str, Entry], int]:
-        """All keys by name, and where they end."""
-        found: dict[str, Entry] = {}
-        for _ in range(self.n_kv):
-            start = self.at
-            raw = self._bytes(MAX_KEY_BYTES, "key")
-            try:
-                key = raw.decode("utf-8")
-            except UnicodeDecodeError:
-                raise self._bad(f"key at {start} is not UTF-8") from None
-            if key in found:
-                raise self._bad(f"duplicate key {key}")
-            found[key] = self._entry(key, start)
-        return found, self.at
-
-    def _entry(self, key: str, start: int) -> Entry:
-        kind = self._value_type(key)
-        if kind is ValueType.ARRAY:
-            element = self._value_type(key)
-            if element is ValueType.ARRAY:
-                raise self._bad(f"{key}: array of arrays")
-            count = self._number64(key)
-            value_at = self.at
-            if count * _SIZE.get(element, 8) > self.size - self.at:
-                raise self._bad(f"{key}: array of {count} elements in a file of {self.size} bytes")
-            self._skip_array(key, element, count)
-            entry = Entry(key, kind, start, value_at, self.at, None, element, count)
-            keep = count <= KEEP_ARRAY and self.at - value_at <= KEEP_STRING
-        else:
-            value_at = self.at
-            if kind is ValueType.STRING:
-                length = self._number64(key)
-                if length > self.size - self.at:
-                    raise self._bad(f"{key}: string of {length} bytes in a file of {self.size}")
-                self._need(length, key)
-                self.at += length
-            else:
-                self._need(_SIZE[kind], key)
-                self.at += _SIZE[kind]
-            entry = Entry(key, kind, start, value_at, self.at, None)
-            keep = self.at - value_at <= KEEP_STRING
-        if not keep:
-            return entry
-        value = _decode(bytes(self.data[value_at : self.at]), entry, self.order)
-        return Entry(key, kind, start, value_at, self.at, value, entry.element, entry.count)
-
-    def _value_type(self, key: str) -> ValueType:
-        number = self._number32(key)
-        try:
-            return ValueType(number)
-        except ValueError:
-            raise self._bad(f"{key}: unknown value type {number}") from None
-
-    def _skip_array(self, key: str, element: ValueType, count: int) -> None:
-        if element is not ValueType.STRING:
-            self._need(count * _SIZE[element], key)
-            self.at += count * _SIZE[element]
-            return
-        # The hot loop of a vocabulary: a quarter of a million strings, so no method calls in it.
-        at, data, length_of, have = self.at, self.data, self._u64, self.have
-        last = have - 8
-        for _ in range(count):
-            if at > last:
-                break
-            at += 8 + length_of(data, at)[0]
-        else:
-            if at <= have:
-                self.at = at
-                return
-        if at > self.size:
-            raise self._bad(f"{key}: a string reaches {at} in a file of {self.size} bytes")
-        raise TruncatedGgufError(f"{self.subject}: truncated: {key} ends after {have} bytes")
-
-    def tensor_rows(self) -> tuple[list[tuple[str, tuple[int, ...], int, int]], int]:
-        """(name, shape, type number, offset) of each tensor, and where the table ends."""
-        rows = []
-        for _ in range(self.n_tensors):
-            name = self._bytes(MAX_NAME_BYTES, "tensor name").decode("utf-8", "backslashreplace")
-            n_dims = self._number32(name)
-            if n_dims > MAX_DIMS:
-                raise self._bad(f"tensor {name}: {n_dims} dimensions (expected at most {MAX_DIMS})")
-            self._need(8 * n_dims + 12, f"tensor {name}")
-            shape = struct.unpack_from(f"{self.order}{n_dims}Q", self.data, self.at)
-            self.at += 8 * n_dims
-            rows.append((name, shape, self._number32(name), self._number64(name)))
-        return rows, self.at
-
-
-def _decode(raw: bytes, entry: Entry, order: str) -> Value:
-    """Value of the entry from its bytes; strings that are not UTF-8 stay bytes."""
-    if entry.element is None:
-        if entry.kind is ValueType.STRING:
-            return _text(raw[8:])
-        number: Scalar = struct.unpack(order + SCALAR_CODE[entry.kind], raw)[0]
-        return number
-    if entry.element is not ValueType.STRING:
-        return struct.unpack(f"{order}{entry.count}{SCALAR_CODE[entry.element]}", raw)
-    strings, at, length_of = [], 0, struct.Struct(order + "Q").unpack_from
-    for _ in range(entry.count):
-        length = length_of(raw, at)[0]
-        strings.append(_text(raw[at + 8 : at + 8 + length]))
-        at += 8 + length
-    return tuple(strings)
-
-
-def _text(raw: bytes) -> str | bytes:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return raw
 
 
 def _alignment(entries: dict[str, Entry], subject: str) -> int:
@@ -393,40 +195,51 @@ def _alignment(entries: dict[str, Entry], subject: str) -> int:
 
 
 def _check_tensors(
-    rows: list[tuple[str, tuple[int, ...], int, int]], alignment: int, data_start: int, size: int,
-    subject: str,
-) -> tuple[tuple[Tensor, ...], int]:  # fmt: skip
-    """The rows as tensors, and where the last one ends; each must lie inside the file.
+    rows: Sequence[Row], alignment: int, data_start: int, size: int, subject: str
+) -> tuple[tuple[Tensor, ...], int]:
+    """The rows as tensors, and where the last one ends; each must lie inside the file, by itself.
 
     A tensor past the end of the file made servers send out their own memory (CVE-2026-7482).
     """
-
-    def bad(
-        problem: str, make: Callable[[str], InvalidGgufError] = InvalidGgufError
-    ) -> InvalidGgufError:
-        return make(f"{subject}: {problem}")
-
-    tensors, seen, data_end = [], set(), data_start
-    for name, shape, number, offset in rows:
-        if name in seen:
-            raise bad(f"duplicate tensor {name}")
-        seen.add(name)
-        if offset % alignment:
-            raise bad(f"tensor {name}: offset {offset} is not a multiple of {alignment}")
-        kind = TENSOR_TYPES.get(number)
-        if kind is None:
-            raise bad(f"tensor {name}: unknown type {number}")
-        if shape and shape[0] % kind.values:
-            raise bad(
-                f"tensor {name}: {kind.name} rows of {shape[0]} (expected multiples of {kind.values})"
-            )
-        tensor = Tensor(name, shape, kind, offset)
-        end = data_start + offset + tensor.n_bytes
-        if end > size:
-            raise bad(f"truncated: tensor {name} ends at {end}, file is {size}", TruncatedGgufError)
+    tensors, seen = [], set()
+    for row in rows:
+        tensor = _tensor(row, alignment, subject)
+        if tensor.name in seen:
+            raise InvalidGgufError(f"{subject}: duplicate tensor {tensor.name}")
+        seen.add(tensor.name)
         tensors.append(tensor)
-        data_end = max(data_end, end)
-    return tuple(tensors), data_end
+    reached, before = 0, ""
+    for tensor in sorted(tensors, key=lambda t: (t.offset, t.n_bytes)):
+        if tensor.n_bytes and tensor.offset < reached:
+            raise InvalidGgufError(f"{subject}: tensor {tensor.name} overlaps {before}")
+        reached, before = max(reached, tensor.offset + tensor.n_bytes), tensor.name
+        if data_start + reached > size:
+            raise TruncatedGgufError(
+                f"{subject}: truncated: tensor {tensor.name} ends at {data_start + reached}, "
+                f"file is {size}"
+            )
+    return tuple(tensors), data_start + reached
+
+
+def _tensor(row: Row, alignment: int, subject: str) -> Tensor:
+    name, shape, number, offset = row
+    kind = TENSOR_TYPES.get(number)
+    if kind is None:
+        raise InvalidGgufError(f"{subject}: tensor {name}: unknown type {number}")
+    if offset % alignment:
+        raise InvalidGgufError(
+            f"{subject}: tensor {name}: offset {offset} is not a multiple of {alignment}"
+        )
+    values = math.prod(max(d, 1) for d in shape)
+    if values > MAX_VALUES:
+        raise InvalidGgufError(f"{subject}: tensor {name}: absurd shape {list(shape)}")
+    row_length = shape[0] if shape else 1
+    if row_length % kind.values:
+        raise InvalidGgufError(
+            f"{subject}: tensor {name}: {kind.name} rows of {row_length} "
+            f"(expected multiples of {kind.values})"
+        )
+    return Tensor(name, shape, kind, offset)
 
 
 def _not_gguf(path: Path | None, first: bytes) -> InvalidGgufError:

@@ -75,6 +75,10 @@ class TruncatedGgufError(InvalidGgufError):
     kind = "truncated_gguf"
 
 
+class IncompleteHeaderError(TruncatedGgufError):
+    """The bytes at hand end inside the header while the file goes on: come back with more of it."""
+
+
 class BadManifestError(IntegrityError):
     """A manifest is not JSON of the form that a registry must give."""
 

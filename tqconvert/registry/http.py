@@ -1,0 +1,298 @@
+"""HTTP as registries need it: proxies, redirects without credentials, no plain http by accident.
+
+urllib3 does the protocol; this module decides what may be asked and who may see a token.
+"""
+
+import ipaddress
+import re
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tqconvert import __version__
+from tqconvert.errors import AuthError, NetworkError, NotFoundError, TqError
+
+if TYPE_CHECKING:
+    import urllib3
+
+MAX_REDIRECTS = 8
+CONNECT_TIMEOUT_S = 15.0
+REDIRECTS = {301, 302, 303, 307, 308}
+RETRYABLE = {408, 425, 429, 500, 502, 503, 504}
+_CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
+MAX_TOKEN_BYTES = 1 << 16
+
+
+class ProtocolError(NetworkError):
+    """The server's answer contradicts itself or what was asked for; asking again will not help."""
+
+    kind = "protocol"
+
+
+class TransientError(NetworkError):
+    """A failure that may pass: connection lost, time-out, 429, 5xx."""
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, wait_s: float | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.wait_s = wait_s
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What a request is sent to: a URL and headers that only its own host may see."""
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether the host name is this machine itself."""
+    name = (host or "").strip("[]").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+class Http:
+    """Connections of one command. Thread-safe, as urllib3's pools are."""
+
+    def __init__(
+        self, *, insecure: bool = False, offline: bool = False, stall_s: float = 30.0,
+        connections: int = 4,
+    ) -> None:  # fmt: skip
+        self.insecure = insecure
+        self.offline = offline
+        self.stall_s = stall_s
+        self._connections = connections
+        self._pools: dict[str | None, urllib3.PoolManager] = {}
+
+    def request(
+        self, method: str, endpoint: Endpoint, headers: Mapping[str, str] | None = None
+    ) -> tuple["urllib3.BaseHTTPResponse", Endpoint]:
+        """The response after redirects, body unread, and the endpoint that gave it.
+
+        Raises TransientError, ProtocolError, NetworkError. HTTP errors are left to `check`.
+        """
+        for _ in range(MAX_REDIRECTS):
+            response = self._send(method, endpoint, headers or {})
+            if response.status not in REDIRECTS:
+                return response, endpoint
+            location = response.headers.get("Location", "")
+            drop(response)
+            endpoint = self._redirected(endpoint, location)
+        raise ProtocolError(f"{_host(endpoint.url)}: more than {MAX_REDIRECTS} redirects")
+
+    def close(self) -> None:
+        """Close all connections."""
+        for pool in self._pools.values():
+            pool.clear()
+
+    def _send(
+        self, method: str, endpoint: Endpoint, headers: Mapping[str, str]
+    ) -> "urllib3.BaseHTTPResponse":
+        import urllib3
+
+        self._allow(endpoint.url)
+        sent = {
+            "User-Agent": f"tqconvert/{__version__}",
+            "Accept-Encoding": "identity",
+            **endpoint.headers,
+            **headers,
+        }
+        try:
+            return self._pool(endpoint.url).request(
+                method, endpoint.url, headers=sent, redirect=False, retries=False,
+                preload_content=False, decode_content=False,
+            )  # fmt: skip
+        except urllib3.exceptions.HTTPError as e:
+            raise connection_error(endpoint.url, e) from e
+
+    def _allow(self, url: str) -> None:
+        """Refuse what must not be asked: --offline, file:, plain http over a network."""
+        parts = urllib.parse.urlsplit(url)
+        if self.offline:
+            raise NetworkError(
+                f"{parts.hostname}: not asked, because --offline forbids the network",
+                hint="run it without --offline (or unset HF_HUB_OFFLINE, TQCONVERT_OFFLINE)",
+            )
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ProtocolError(f"{url[:80]}: not an http address")
+        if parts.scheme == "http" and not (self.insecure or is_loopback(parts.hostname)):
+            raise NetworkError(
+                f"{parts.hostname}: plain http, where anybody on the way can change the bytes",
+                hint="use https, or allow it with --insecure",
+            )
+
+    def _redirected(self, old: Endpoint, location: str) -> Endpoint:
+        if not location:
+            raise ProtocolError(f"{_host(old.url)}: a redirect to nowhere")
+        url = urllib.parse.urljoin(old.url, location)
+        was, now = urllib.parse.urlsplit(old.url), urllib.parse.urlsplit(url)
+        if now.scheme not in ("http", "https"):
+            raise ProtocolError(
+                f"{was.hostname}: redirects to {now.scheme}: (expected http or https)"
+            )
+        if was.scheme == "https" and now.scheme == "http" and not self.insecure:
+            raise ProtocolError(f"{was.hostname}: redirects from https to plain http")
+        same = (was.scheme, was.hostname, was.port) == (now.scheme, now.hostname, now.port)
+        return Endpoint(url, old.headers if same else {})
+
+    def _pool(self, url: str) -> "urllib3.PoolManager":
+        import urllib3
+
+        proxy = proxy_for(url)
+        if proxy not in self._pools:
+            options = {
+                "timeout": urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=self.stall_s),
+                "maxsize": self._connections + 1,
+                "blocksize": 1 << 18,
+            }
+            self._pools[proxy] = (
+                urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+            )
+        return self._pools[proxy]
+
+
+def proxy_for(url: str) -> str | None:
+    """Proxy that the environment names for the URL; never one for loopback hosts."""
+    parts = urllib.parse.urlsplit(url)
+    host = parts.hostname or ""
+    if is_loopback(host) or urllib.request.proxy_bypass(host):
+        return None
+    proxies = urllib.request.getproxies()
+    found = proxies.get(parts.scheme) or proxies.get("all")
+    if found and "://" not in found:
+        found = f"http://{found}"
+    return found
+
+
+def check(response: "urllib3.BaseHTTPResponse", subject: str, url: str) -> None:
+    """Turn an HTTP error into ours; `subject` is what was asked for, in the user's words."""
+    status = response.status
+    if status < 400:
+        return
+    host = _host(url)
+    wait_s = retry_after(response.headers)
+    drop(response)
+    if status == 404:
+        raise NotFoundError(
+            f"{subject}: {host} does not have it", hint="check the name and the tag"
+        )
+    if status in (401, 403):
+        raise AuthError(
+            f"{subject}: {host} refused ({status})", hint="only public models can be pulled so far"
+        )
+    if status == 412:
+        raise NetworkError(f"{subject}: {host} wants a newer client for this model (412)")
+    if status in RETRYABLE:
+        raise TransientError(f"{subject}: {host} answered {status}", wait_s=wait_s)
+    raise ProtocolError(f"{subject}: {host} answered {status}")
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds of a Retry-After header, given as a number or as a date."""
+    text = headers.get("Retry-After", "")
+    if text.strip().isdigit():
+        return float(text)
+    if not text:
+        return None
+    import email.utils
+    import time
+
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def read_body(response: "urllib3.BaseHTTPResponse", limit: int, subject: str) -> bytes:
+    """The whole body if it is no longer than `limit` bytes."""
+    import urllib3
+
+    try:
+        parts, n = [], 0
+        while part := response.read(1 << 16):
+            parts.append(part)
+            n += len(part)
+            if n > limit:
+                raise ProtocolError(f"{subject}: an answer of more than {limit} bytes")
+        return b"".join(parts)
+    except urllib3.exceptions.HTTPError as e:
+        raise connection_error(subject, e) from e
+    finally:
+        response.release_conn()
+
+
+def drop(response: "urllib3.BaseHTTPResponse") -> None:
+    """Give the response up; its connection is not used again, the body may be endless."""
+    response.close()
+    response.release_conn()
+
+
+def connection_error(subject: str, e: Exception) -> TqError:
+    """A urllib3 failure in words."""
+    import urllib3
+
+    host = _host(subject)
+    exceptions = urllib3.exceptions
+    if isinstance(e, exceptions.SSLError):
+        return NetworkError(
+            f"{host}: TLS failed: {e}",
+            hint="a private certificate authority goes into SSL_CERT_FILE",
+        )
+    if isinstance(e, exceptions.ProxyError):
+        return TransientError(
+            f"{host}: the proxy failed: {e}", hint="check HTTPS_PROXY and NO_PROXY"
+        )
+    if isinstance(e, exceptions.NameResolutionError):
+        return TransientError(
+            f"{host}: no such host, or no network", hint="check the name and the network"
+        )
+    if isinstance(e, exceptions.ConnectTimeoutError):
+        return TransientError(f"{host}: no connection in {CONNECT_TIMEOUT_S:.0f} s")
+    if isinstance(e, exceptions.ReadTimeoutError):
+        return TransientError(f"{host}: no bytes for a while, given up")
+    if isinstance(e, exceptions.NewConnectionError):
+        return TransientError(
+            f"{host}: cannot connect", hint="is the server up, and the port right?"
+        )
+    return TransientError(f"{host}: connection lost ({type(e).__name__})")
+
+
+def anonymous_token(http: Http, challenge: str, url: str) -> str | None:
+    """A token for everybody, as a 401's `WWW-Authenticate: Bearer` tells where to ask; None if refused.
+
+    The realm must be on the registry's own host or behind https: a token must not be had from anybody.
+    Source: distribution docs/spec/auth/token.md.
+    """
+    import json
+
+    kind, _, rest = challenge.partition(" ")
+    fields = dict(_CHALLENGE.findall(rest))
+    realm = urllib.parse.urlsplit(fields.get("realm", ""))
+    if kind.lower() != "bearer" or not realm.hostname:
+        return None
+    if realm.scheme != "https" and realm.hostname != urllib.parse.urlsplit(url).hostname:
+        return None
+    query = urllib.parse.urlencode({k: fields[k] for k in ("service", "scope") if k in fields})
+    response, _ = http.request("GET", Endpoint(f"{fields['realm']}?{query}"))
+    if response.status != 200:
+        drop(response)
+        return None
+    try:
+        answer = json.loads(read_body(response, MAX_TOKEN_BYTES, fields["realm"]))
+    except ValueError:
+        return None
+    token = answer.get("token") or answer.get("access_token") if isinstance(answer, dict) else None
+    return token if isinstance(token, str) else None
+
+
+def _host(url: str) -> str:
+    return urllib.parse.urlsplit(url).netloc.rpartition("@")[2] or url[:80]

@@ -1,0 +1,90 @@
+"""The Ollama registry protocol: a manifest by name, blobs by digest.
+
+Source: ollama server/images.go (pullModelManifest) and server/download.go (v0.19.0). It is Docker's
+distribution protocol with Ollama's own media types; Debian's docker-registry serves it as well.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from tqconvert.digest import Digest
+from tqconvert.errors import DigestMismatchError, NotFoundError
+from tqconvert.reference import ModelName
+from tqconvert.registry.http import (
+    Endpoint,
+    Http,
+    TransientError,
+    anonymous_token,
+    check,
+    drop,
+    is_loopback,
+    read_body,
+)
+from tqconvert.store.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES, Manifest
+
+ATTEMPTS = 4
+
+
+class OllamaRegistry:
+    """One registry, by the host of a model's name."""
+
+    def __init__(self, http: Http, name: ModelName) -> None:
+        self._http = http
+        host = name.host.rpartition(":")[0] or name.host
+        scheme = name.scheme or ("http" if is_loopback(host) else "https")
+        self._base = f"{scheme}://{name.host}/v2/{name.repository}"
+        self._headers: dict[str, str] = {}
+
+    def fetch_manifest(
+        self, name: ModelName, *, sleep: Callable[[float], None] = time.sleep
+    ) -> Manifest:
+        """Manifest of `name`; of exactly the pinned digest where the name has one.
+
+        Raises NotFoundError, AuthError, NetworkError, BadManifestError, DigestMismatchError.
+        """
+        manifest = self._fetch(name.tag, name, sleep)
+        if name.digest is None or manifest.digest == name.digest:
+            return manifest
+        try:
+            manifest = self._fetch(str(name.digest), name, sleep)
+        except NotFoundError:
+            raise DigestMismatchError(
+                f"{name}: the registry has {manifest.digest} under this tag (expected {name.digest})",
+                hint="the tag was moved; pull it without the digest to get what is there now",
+            ) from None
+        if manifest.digest != name.digest:
+            raise DigestMismatchError(
+                f"{name}: the manifest's sha256 is {manifest.digest} (expected {name.digest})"
+            )
+        return manifest
+
+    def blob(self, digest: Digest) -> Endpoint:
+        """Where the blob is to be had."""
+        return Endpoint(f"{self._base}/blobs/{digest}", dict(self._headers))
+
+    def _fetch(self, reference: str, name: ModelName, sleep: Callable[[float], None]) -> Manifest:
+        for attempt in range(ATTEMPTS):
+            try:
+                return self._fetch_once(reference, name)
+            except TransientError as e:
+                if attempt == ATTEMPTS - 1:
+                    raise
+                sleep(min(e.wait_s if e.wait_s is not None else 0.5 * 2**attempt, 60.0))
+        raise AssertionError
+
+    def _fetch_once(self, reference: str, name: ModelName) -> Manifest:
+        endpoint = Endpoint(f"{self._base}/manifests/{reference}", self._headers)
+        accept = {"Accept": MANIFEST_TYPE}
+        response, _ = self._http.request("GET", endpoint, accept)
+        if response.status == 401 and "Authorization" not in self._headers:
+            challenge = response.headers.get("WWW-Authenticate", "")
+            drop(response)
+            if token := anonymous_token(self._http, challenge, endpoint.url):
+                self._headers["Authorization"] = f"Bearer {token}"
+            response, _ = self._http.request(
+                "GET", replace(endpoint, headers=self._headers), accept
+            )
+        subject = str(name)
+        check(response, subject, endpoint.url)
+        return Manifest.parse(read_body(response, MAX_MANIFEST_BYTES, subject), subject=subject)

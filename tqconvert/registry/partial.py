@@ -1,0 +1,154 @@
+"""A download under way: a file that has its full length from the start, and a journal of what is in it.
+
+    <folder>/<hex>.partial   `room` bytes left free for a tag page, then the blob's bytes
+    <folder>/<hex>.journal   one line for each range of the blob that was written: "start end\\n"
+
+The journal is appended to after the bytes were written, so a killed process loses a few MiB at most.
+It is not trusted: every byte that was kept is hashed again before the file gets its name.
+"""
+
+import bisect
+import os
+from pathlib import Path
+from typing import Self
+
+from tqconvert import fs
+from tqconvert.digest import Digest
+
+JOURNAL_STEP = 4 << 20
+"""Bytes of one range after which it is noted in the journal."""
+
+
+class Ranges:
+    """Disjoint, sorted byte ranges [start, end)."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+
+    def add(self, start: int, end: int) -> None:
+        """Add a range; touching and overlapping ones become one."""
+        if start >= end:
+            return
+        i = bisect.bisect_left(self._ends, start)
+        j = bisect.bisect_right(self._starts, end)
+        if i < j:
+            start, end = min(start, self._starts[i]), max(end, self._ends[j - 1])
+        self._starts[i:j] = [start]
+        self._ends[i:j] = [end]
+
+    def prefix(self) -> int:
+        """Bytes from 0 on without a gap."""
+        return self._ends[0] if self._starts and self._starts[0] == 0 else 0
+
+    def total(self) -> int:
+        """Bytes in all ranges."""
+        return sum(self._ends) - sum(self._starts)
+
+    def gaps(self, size: int) -> list[tuple[int, int]]:
+        """What is missing of [0, size), in order."""
+        found, at = [], 0
+        for start, end in zip(self._starts, self._ends, strict=True):
+            if start > at:
+                found.append((at, start))
+            at = end
+        if at < size:
+            found.append((at, size))
+        return found
+
+
+class Partial:
+    """The two files of one download, open. Use under the lock of the digest."""
+
+    def __init__(self, folder: Path, digest: Digest, size: int, *, room: int) -> None:
+        self.path = folder / f"{digest.hex}.partial"
+        self._journal_path = folder / f"{digest.hex}.journal"
+        self.size = size
+        self.room = room
+        self.done = Ranges()
+        self.fd = -1
+        self._journal_fd = -1
+
+    def kept_bytes(self) -> int:
+        """Bytes that an earlier process left, by the journal."""
+        return self._read_journal().total() if self._usable() else 0
+
+    def open(self) -> Self:
+        """Open or create both files, with room for the whole blob on the disk. Raises StorageError."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if not self._usable():
+                self.discard()
+            self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+            fs.allocate(self.fd, self.room + self.size)
+            self.done = self._read_journal()
+            self._journal_fd = os.open(
+                self._journal_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
+            )
+            if os.fstat(self._journal_fd).st_size == 0:
+                fs.append(self._journal_fd, f"room {self.room} size {self.size}\n".encode())
+        except OSError as e:
+            self.close()
+            raise fs.storage_error(e, self.path) from e
+        return self
+
+    def write(self, data: bytes, offset: int) -> None:
+        """Put bytes of the blob at `offset`; they count once they are noted."""
+        fs.write_at(self.fd, data, self.room + offset)
+
+    def note(self, start: int, end: int) -> None:
+        """Note in the journal that [start, end) is written."""
+        fs.append(self._journal_fd, f"{start} {end}\n".encode())
+        self.done.add(start, end)
+
+    def restart(self) -> None:
+        """Forget everything that was written."""
+        os.ftruncate(self._journal_fd, 0)
+        fs.append(self._journal_fd, f"room {self.room} size {self.size}\n".encode())
+        self.done = Ranges()
+
+    def publish(self, target: Path) -> None:
+        """Give the finished file its name. The caller has verified it and synced it."""
+        self.close()
+        fs.replace(self.path, target)
+        fs.remove(self._journal_path)
+
+    def discard(self) -> None:
+        """Remove both files."""
+        self.close()
+        fs.remove(self.path)
+        fs.remove(self._journal_path)
+
+    def close(self) -> None:
+        """Close both files; what was noted is kept for the next process."""
+        for fd in (self.fd, self._journal_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self._journal_fd = -1
+
+    def _usable(self) -> bool:
+        """Whether the files on disk are of this blob in this layout."""
+        try:
+            with self._journal_path.open("rb") as f:
+                first = f.readline(200)
+            length = self.path.stat().st_size
+        except OSError:
+            return False
+        return (
+            first == f"room {self.room} size {self.size}\n".encode()
+            and length == self.room + self.size
+        )
+
+    def _read_journal(self) -> Ranges:
+        ranges = Ranges()
+        try:
+            lines = self._journal_path.read_bytes().split(b"\n")[
+                1:-1
+            ]  # a torn last line is left out
+        except OSError:
+            return ranges
+        for line in lines:
+            start, _, end = line.partition(b" ")
+            if start.isdigit() and end.isdigit() and int(start) < int(end) <= self.size:
+                ranges.add(int(start), int(end))
+        return ranges

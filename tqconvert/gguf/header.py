@@ -19,11 +19,11 @@ from tqconvert.errors import InvalidGgufError, NotFoundError, TruncatedGgufError
 from tqconvert.fs import storage_error
 from tqconvert.gguf.types import TENSOR_TYPES, TensorType, ValueType
 from tqconvert.gguf.values import Entry, Scalar, Value, decode
-from tqconvert.gguf.walk import FIXED_SIZE, Row, Walk
+from tqconvert.gguf.walk import FIXED_SIZE, MAX_KEYS, Row, Walk
 
 __all__ = [
-    "DEFAULT_ALIGNMENT", "FIXED_SIZE", "MAGIC", "MAX_ALIGNMENT", "ByteOrder", "Entry", "Header",
-    "Scalar", "Tensor", "Value", "parse_header", "read_header",
+    "DEFAULT_ALIGNMENT", "FIXED_SIZE", "MAGIC", "MAX_ALIGNMENT", "MAX_KEYS", "ByteOrder", "Entry",
+    "Header", "Scalar", "Tensor", "Value", "parse_header", "read_header",
 ]  # fmt: skip
 
 MAGIC = b"GGUF"

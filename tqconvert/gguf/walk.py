@@ -5,7 +5,7 @@ import struct
 from dataclasses import replace
 from itertools import repeat
 
-from tqconvert.errors import InvalidGgufError, TruncatedGgufError
+from tqconvert.errors import IncompleteHeaderError, InvalidGgufError, TruncatedGgufError
 from tqconvert.gguf.types import ValueType
 from tqconvert.gguf.values import SCALAR_SIZE, Entry, decode
 
@@ -68,9 +68,12 @@ class Walk:
     def _need(self, length: int, what: str) -> None:
         """`length` more bytes must lie in the file, and be at hand."""
         if self.at + length > self.have:
-            raise TruncatedGgufError(
-                f"{self.subject}: truncated: {what} ends at {self.at + length}, have {self.have} bytes"
-            )
+            raise self._short(f"{what} ends at {self.at + length}")
+
+    def _short(self, where: str) -> TruncatedGgufError:
+        """The error for a header that goes on behind the bytes at hand."""
+        kind = IncompleteHeaderError if self.have < self.size else TruncatedGgufError
+        return kind(f"{self.subject}: truncated: {where}, have {self.have} of {self.size} bytes")
 
     def _number32(self, what: str) -> int:
         self._need(4, what)
@@ -170,7 +173,7 @@ class Walk:
                 return
         if at > self.size:
             raise self._bad(f"{key}: a string reaches {at} in a file of {self.size} bytes")
-        raise TruncatedGgufError(f"{self.subject}: truncated: {key} ends after {self.have} bytes")
+        raise self._short(f"{key} goes on")
 
     def tensor_rows(self) -> tuple[list[Row], int]:
         """(name, shape, type number, offset) of each tensor, and where the table ends."""

@@ -5,6 +5,7 @@ urllib3 does the protocol; this module decides what may be asked and who may see
 
 import ipaddress
 import re
+import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
@@ -71,6 +72,7 @@ class Http:
         self.offline = offline
         self.stall_s = stall_s
         self._connections = connections
+        self._lock = threading.Lock()
         self._pools: dict[str | None, urllib3.PoolManager] = {}
 
     def request(
@@ -148,16 +150,15 @@ class Http:
         import urllib3
 
         proxy = proxy_for(url)
-        if proxy not in self._pools:
-            options = {
-                "timeout": urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=self.stall_s),
-                "maxsize": self._connections + 1,
-                "blocksize": 1 << 18,
-            }
-            self._pools[proxy] = (
-                urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
-            )
-        return self._pools[proxy]
+        with self._lock:
+            if proxy not in self._pools:
+                pool = urllib3.ProxyManager(proxy) if proxy else urllib3.PoolManager()
+                pool.connection_pool_kw.update(
+                    timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=self.stall_s),
+                    maxsize=self._connections + 1,
+                )
+                self._pools[proxy] = pool
+            return self._pools[proxy]
 
 
 def proxy_for(url: str) -> str | None:

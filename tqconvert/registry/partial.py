@@ -1,7 +1,7 @@
-"""A download under way: a file that has its full length from the start, and a journal of what is in it.
+"""A download under way: a file of its full length, and a journal of what is in it.
 
     <folder>/<hex>.partial   `room` bytes left free for a tag page, then the blob's bytes
-    <folder>/<hex>.journal   one line for each range of the blob that was written: "start end\\n"
+    <folder>/<hex>.journal   one line for each range of the blob that was written: "start end"
 
 The journal is appended to after the bytes were written, so a killed process loses a few MiB at most.
 It is not trusted: every byte that was kept is hashed again before the file gets its name.

@@ -104,8 +104,7 @@ class Transfer:
                 self._say_notes()
                 self._progress.advance(self.stats.received - reported)
                 reported = self.stats.received
-                if self._error is not None:
-                    raise self._error
+                self._raise_error()
                 on_prefix(self.watermark.value)
                 if not busy:
                     return self.stats
@@ -122,6 +121,10 @@ class Transfer:
         for worker in workers:
             worker.join(TICK_S / len(workers))
         return any(worker.is_alive() for worker in workers)
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
 
     def _say_notes(self) -> None:
         while self._notes:
@@ -188,11 +191,8 @@ class Transfer:
 
     def _pause(self, failures: int, e: TransientError) -> None:
         """Wait as long as the server asks, else longer each time, and not all workers alike."""
-        wait_s = (
-            e.wait_s
-            if e.wait_s is not None
-            else 0.5 * 2 ** (failures - 1) * random.uniform(0.7, 1.3)
-        )
+        jitter = 0.7 + 0.6 * random.random()  # noqa: S311 - no secret
+        wait_s = 0.5 * 2 ** (failures - 1) * jitter if e.wait_s is None else e.wait_s
         wait_s = min(wait_s, MAX_WAIT_S)
         if failures > 1 or wait_s > 2:
             self._notes.append(f"{e.message}; trying again in {wait_s:.1f} s")
@@ -265,9 +265,7 @@ class Transfer:
         """The server has no ranges and sends everything from the start: take that as one span."""
         with self._lock:
             if len(self._workers) > 1:
-                raise ProtocolError(
-                    f"{self._subject}: the server sends a range now and the whole file then"
-                )
+                raise TransientError(f"{self._subject}: the server had ranges, and now has none")
             self._spans.clear()
             if self._partial.done.total():
                 self._notes.append(f"{self._subject}: the server cannot resume; starting anew")

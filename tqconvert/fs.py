@@ -114,6 +114,11 @@ def write_at(fd: int, data: bytes | memoryview, offset: int) -> None:
         view, offset = view[n:], offset + n
 
 
+def append(fd: int, data: bytes) -> None:
+    """Write to a file opened with O_APPEND, in one call: short lines are never torn by others."""
+    os.write(fd, data)
+
+
 def read_at(fd: int, length: int, offset: int) -> bytes:
     """Read `length` bytes at `offset`, fewer only at the end of the file."""
     parts = []
@@ -124,6 +129,28 @@ def read_at(fd: int, length: int, offset: int) -> bytes:
         parts.append(part)
         length, offset = length - len(part), offset + len(part)
     return b"".join(parts)
+
+
+def read_into(fd: int, buffer: memoryview, offset: int) -> int:
+    """Read at `offset` into the buffer; the number of bytes, 0 at the end of the file."""
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, [buffer], offset)
+    data = os.pread(fd, len(buffer), offset)
+    buffer[: len(data)] = data
+    return len(data)
+
+
+def shift_down(fd: int, offset: int, length: int) -> None:
+    """Move `length` bytes at `offset` to the start of the file, and cut it off after them."""
+    buffer = memoryview(bytearray(1 << 20))
+    done = 0
+    while done < length:
+        n = read_into(fd, buffer[: length - done], offset + done)
+        if not n:
+            raise OSError(errno.EIO, "the file became shorter")
+        write_at(fd, buffer[:n], done)
+        done += n
+    os.ftruncate(fd, length)
 
 
 def sync(fd: int) -> None:
@@ -153,17 +180,25 @@ def link(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> None:
     os.link(src, dst)
 
 
+def symlink(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> None:
+    """Make `dst` a symbolic link to `src`."""
+    os.symlink(src, dst)
+
+
 def remove(path: str | os.PathLike[str]) -> None:
     """Remove the file if it is there."""
     Path(path).unlink(missing_ok=True)
 
 
-def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
+def write_atomic(
+    path: str | os.PathLike[str], data: bytes, *, temporary_in: Path | None = None
+) -> None:
     """Write a small file so that readers see the old or the new bytes, and a power cut neither torn.
 
+    `temporary_in` is another folder of the same file system, for folders that other programs list.
     Raises StorageError; then the old file is as it was.
     """
-    folder = os.path.dirname(os.path.abspath(path))
+    folder = temporary_in or os.path.dirname(os.path.abspath(path))
     try:
         fd, temporary = tempfile.mkstemp(dir=folder, prefix=".tqconvert-", suffix=".tmp")
         try:
@@ -230,6 +265,77 @@ def copy_range(
             advance(n)
 
 
+def written_elsewhere(fd: int) -> bool:
+    """Whether another descriptor has the file open for writing; False where nobody can tell.
+
+    A read lease is refused while there is a writer. Source: fcntl(2), F_SETLEASE.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    import fcntl
+    import signal
+
+    try:
+        # Whoever opens the file in between is announced by a signal that does nothing by default.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as e:
+        return e.errno in (errno.EAGAIN, errno.EBUSY)
+    return False
+
+
+def truncate(fd: int, length: int) -> None:
+    """Cut the file off, or extend it by zeros, at `length`."""
+    os.ftruncate(fd, length)
+
+
+def set_mode(fd: int, mode: int) -> None:
+    """Give the file the permission bits `mode`."""
+    os.fchmod(fd, mode)
+
+
+def can_insert(folder: str | os.PathLike[str], length: int) -> bool:
+    """Whether files in `folder` can grow at their start by `length` bytes, tried on a nameless one."""
+    try:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as f:
+            os.ftruncate(f.fileno(), 2 * length)
+            _fallocate(f.fileno(), _FALLOC_FL_INSERT_RANGE, 0, length)
+    except OSError:
+        return False
+    return True
+
+
+def can_clone(folder: str | os.PathLike[str]) -> bool:
+    """Whether files in `folder` can share data, tried on nameless ones."""
+    try:
+        with (
+            tempfile.TemporaryFile(dir=folder, buffering=0) as a,
+            tempfile.TemporaryFile(dir=folder, buffering=0) as b,
+        ):
+            os.ftruncate(a.fileno(), 4096)
+            clone_range(a.fileno(), b.fileno(), src_offset=0, dst_offset=4096)
+    except OSError:
+        return False
+    return True
+
+
+def lock(fd: int) -> bool:
+    """Take the file's lock for this process (flock); False where such locks do not exist.
+
+    Raises BlockingIOError if another process has it. It ends when `fd` is closed.
+    """
+    import fcntl
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
 @contextmanager
 def write_lease(fd: int) -> Iterator[bool]:
     """Hold a write lease: nobody else has the file open now, and whoever opens it waits for us.
@@ -242,23 +348,17 @@ def write_lease(fd: int) -> Iterator[bool]:
         return
     import fcntl
     import signal
-    import threading
 
-    # The kernel announces a waiting opener by SIGIO, whose default is to end the process.
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGIO, signal.SIG_IGN) if main else None
     try:
-        try:
-            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        except OSError as e:
-            if e.errno in (errno.EAGAIN, errno.EBUSY):
-                raise BlockingIOError(errno.EAGAIN, "the file is open elsewhere") from None
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        # The kernel announces a waiting opener by SIGIO, whose default is to end the process.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except OSError as e:
+        if e.errno in (errno.EAGAIN, errno.EBUSY):
+            raise BlockingIOError(errno.EAGAIN, "the file is open elsewhere") from None
+        yield False
+        return
+    try:
+        yield True
     finally:
-        if main:
-            signal.signal(signal.SIGIO, before)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)

@@ -150,13 +150,18 @@ def _what_else(path: Path) -> str:
 
 
 def parse_header(
-    data: bytes | bytearray | mmap.mmap, size: int, *, path: Path | None = None
+    data: bytes | bytearray | mmap.mmap,
+    size: int,
+    *,
+    path: Path | None = None,
+    subject: str | None = None,
 ) -> Header:
     """Header in `data`, the first bytes of a file of `size` bytes.
 
-    Raises TruncatedGgufError if `data` ends before the header does, InvalidGgufError for the rest.
+    `subject` names bytes in flight in messages. Raises IncompleteHeaderError if `data` ends before
+    the header does, TruncatedGgufError if the file does, InvalidGgufError for the rest.
     """
-    subject = str(path) if path else "GGUF"
+    subject = str(path) if path else subject or "GGUF"
     if data[:4] != MAGIC:
         raise _not_gguf(path, bytes(data[:64]))
     if len(data) < FIXED_SIZE:

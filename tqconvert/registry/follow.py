@@ -1,9 +1,9 @@
 """Hashing a file while it is being written: each digest in its own thread, in order, never ahead."""
 
 import hashlib
-import os
 import threading
 
+from tqconvert import fs
 from tqconvert.digest import READ_SIZE, Digest
 
 
@@ -66,9 +66,8 @@ class Follower(threading.Thread):
                 if not have:
                     return
                 while self.hashed < have:
-                    n = os.preadv(
-                        self._fd, [buffer[: have - self.hashed]], self._offset + self.hashed
-                    )
+                    room = buffer[: have - self.hashed]
+                    n = fs.read_into(self._fd, room, self._offset + self.hashed)
                     if not n:
                         raise OSError(5, "the file became shorter")  # noqa: TRY301
                     self._hash.update(buffer[:n])

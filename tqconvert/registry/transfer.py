@@ -47,6 +47,7 @@ class Stats:
     received: int = 0
     resumed_from: int = 0
     retries: int = 0
+    restarted: bool = False
 
     def add(self, other: "Stats") -> None:
         """Count another transfer in."""

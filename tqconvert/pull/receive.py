@@ -1,0 +1,160 @@
+"""Bytes of one blob into their place: over the network or from this disk, through the same assembly."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqconvert import fs
+from tqconvert.digest import Digest, digest_bytes
+from tqconvert.errors import DigestMismatchError, InvalidGgufError
+from tqconvert.gguf.tags import PAGE
+from tqconvert.progress import Progress
+from tqconvert.pull.assemble import Assembled, Assembly, ChooseTags
+from tqconvert.registry.follow import Watermark
+from tqconvert.registry.http import Endpoint, Http
+from tqconvert.registry.partial import Partial
+from tqconvert.registry.transfer import Stats, Transfer
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A blob that is wanted: its digest (None for a local file not hashed yet), size and use."""
+
+    subject: str
+    digest: Digest | None
+    size: int
+    is_model: bool = False
+    choose: ChooseTags | None = None
+    """Set for the one model layer that is to be tagged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """Where blobs are put together, and with what."""
+
+    partials: Path
+    http: Http
+    progress: Progress
+    connections: int = 4
+    retries: int = 6
+
+
+def fetch_blob(
+    place: Workplace, blob: Blob, source: Endpoint, target: Callable[[Digest], Path]
+) -> tuple[Assembled, Stats]:
+    """Download the blob, verify it, tag it if that is wanted, and give it its name.
+
+    A wrong digest after a resumed download is tried once more from the first byte: a power cut can
+    leave a journal that knows more than the disk. Call under the digest's lock.
+    Raises DigestMismatchError, InvalidGgufError, NetworkError, StorageError.
+    """
+    total = Stats()
+    while True:
+        partial = _partial(place, blob).open()
+        try:
+            done = _transfer(place, blob, source, partial, total)
+            partial.publish(target(done.digest))
+        except DigestMismatchError:
+            partial.discard()
+            if not total.resumed_from or total.restarted:
+                raise
+            total.restarted, total.resumed_from = True, 0
+            place.progress.note(
+                f"{blob.subject}: what was kept from before is damaged; starting anew"
+            )
+            continue
+        except InvalidGgufError:
+            partial.discard()
+            raise
+        finally:
+            partial.close()
+        return done, total
+
+
+def _transfer(
+    place: Workplace, blob: Blob, source: Endpoint, partial: Partial, total: Stats
+) -> Assembled:
+    transfer = Transfer(
+        place.http, source, partial, subject=blob.subject, progress=place.progress,
+        connections=place.connections, retries=place.retries,
+    )  # fmt: skip
+    assembly = Assembly(
+        partial, transfer.watermark, subject=blob.subject, expected=blob.digest,
+        is_model=blob.is_model, choose=blob.choose,
+    )  # fmt: skip
+    place.progress.start(blob.subject, blob.size, partial.done.total())
+    try:
+        transfer.run(assembly.on_prefix)
+        return assembly.finish()
+    finally:
+        transfer.watermark.abort()
+        assembly.join()
+        place.progress.finish()
+        total.add(transfer.stats)
+
+
+def copy_blob(
+    place: Workplace, blob: Blob, source: Path, target: Callable[[Digest], Path]
+) -> Assembled:
+    """As `fetch_blob`, from a file on this disk: shared with it where the file system can, else copied."""
+    partial = _partial(place, blob)
+    partial.discard()
+    partial.open()
+    watermark = Watermark()
+    try:
+        assembly = Assembly(
+            partial, watermark, subject=blob.subject, expected=blob.digest,
+            is_model=blob.is_model, choose=blob.choose,
+        )  # fmt: skip
+        place.progress.start(blob.subject, blob.size)
+        try:
+            _copy(source, partial, watermark, assembly, place.progress)
+            done = assembly.finish()
+        finally:
+            watermark.abort()
+            assembly.join()
+            place.progress.finish()
+        partial.publish(target(done.digest))
+    except OSError as e:
+        partial.discard()
+        raise fs.storage_error(e, source) from e
+    except BaseException:
+        partial.discard()
+        raise
+    return done
+
+
+def _copy(
+    source: Path, partial: Partial, watermark: Watermark, assembly: Assembly, progress: Progress
+) -> None:
+    src = os.open(source, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    done = 0
+
+    def advance(n: int) -> None:
+        nonlocal done
+        done += n
+        progress.advance(n)
+        watermark.rise(done)
+        assembly.on_prefix(done)
+
+    try:
+        try:
+            fs.clone_range(src, partial.fd, src_offset=0, dst_offset=partial.room)
+        except OSError as e:
+            if not fs.unsupported(e):
+                raise
+            fs.copy_range(
+                src, partial.fd, src_offset=0, dst_offset=partial.room, length=partial.size,
+                advance=advance,
+            )  # fmt: skip
+        else:
+            advance(partial.size)
+    finally:
+        os.close(src)
+
+
+def _partial(place: Workplace, blob: Blob) -> Partial:
+    """The partial file of the blob; behind free room where it may be tagged."""
+    digest = blob.digest or digest_bytes(blob.subject.encode())
+    return Partial(place.partials, digest, blob.size, room=PAGE if blob.choose else 0)

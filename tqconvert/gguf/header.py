@@ -150,7 +150,7 @@ def _what_else(path: Path) -> str:
 
 
 def parse_header(
-    data: bytes | bytearray | mmap.mmap,
+    data: bytes | bytearray | memoryview | mmap.mmap,
     size: int,
     *,
     path: Path | None = None,
@@ -252,7 +252,7 @@ def _not_gguf(path: Path | None, first: bytes) -> InvalidGgufError:
     subject = str(path) if path else "GGUF"
     if not first:
         return TruncatedGgufError(f"{subject}: empty file (expected a GGUF)")
-    if first.startswith(MAGIC):
+    if first.startswith(MAGIC) or MAGIC.startswith(first):
         return TruncatedGgufError(
             f"{subject}: truncated: {len(first)} bytes, a header has {FIXED_SIZE}"
         )

@@ -67,13 +67,14 @@ class KvTags:
             return False
 
 
-def render_page(header: Header, tags: KvTags) -> bytes:
+def render_page(header: Header, tags: KvTags, *, subject: str | None = None) -> bytes:
     """The 4096 bytes that go before the file of this untagged header; same input, same bytes.
 
+    Errors name `subject`, or the header's path.
     Raises RefusedError if the header has one of our keys or a larger alignment, UsageError if the
     tags are no tags or do not fit.
     """
-    subject = str(header.path or "GGUF")
+    subject = subject or str(header.path or "GGUF")
     _check_tags(tags)
     taken = [key for key in KEYS if key in header.entries]
     if taken:

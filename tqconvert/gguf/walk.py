@@ -37,7 +37,9 @@ Row = tuple[str, tuple[int, ...], int, int]
 class Walk:
     """A position in the header's bytes; refuses to step outside them."""
 
-    def __init__(self, data: bytes | bytearray | mmap.mmap, size: int, subject: str) -> None:
+    def __init__(
+        self, data: bytes | bytearray | memoryview | mmap.mmap, size: int, subject: str
+    ) -> None:
         self.data, self.size, self.subject = data, size, subject
         self.have = min(len(data), size)
         self.order = "<"

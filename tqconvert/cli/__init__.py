@@ -1,42 +1,73 @@
 """The command line: the commands put together, and errors turned into exit codes."""
 
 import os
+import signal
 import sys
-import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 import typer
 
 from tqconvert import __version__
 from tqconvert.cli import output
-from tqconvert.errors import TqError
+from tqconvert.errors import TqError, UsageError
+
+BUG_CODE = 70
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"tqconvert {__version__}")
-        raise typer.Exit
+class _InterruptedError(TqError):
+    exit_code = 130
+    kind = "interrupted"
+
+
+class _BugError(TqError):
+    exit_code = BUG_CODE
+    kind = "bug"
 
 
 def _root(
-    version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version."),
+    verbose: bool = typer.Option(
+        False, "--verbose", "-v", help="With --version: also what it is built on."
     ),
 ) -> None:
     """Take a model by name; leave it in Ollama with a KV cache as small as its quality allows."""
+    if version:
+        print(_versions() if verbose else f"tqconvert {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(UsageError.exit_code)
+
+
+def _versions() -> str:
+    """The line that a bug report needs."""
+    import platform
+    from importlib.metadata import version
+
+    from tqconvert.gguf.tags import SCHEMA
+
+    return (
+        f"tqconvert {__version__} (Python {platform.python_version()}, gguf {version('gguf')}, "
+        f"tag schema {SCHEMA})"
+    )
 
 
 def build_app() -> typer.Typer:
-    """The Typer app with all commands; each command module registers itself."""
+    """The Typer app with all commands; each module registers its own, in the order of the work."""
     from tqconvert.cli import cache, config, doctor, info, install, modelfile, plan, pull, tag
 
+    # rich's panels draw boxes into pipes and under NO_COLOR, and cannot be searched with grep; its
+    # import alone would double the time of --help. Hence plain help everywhere.
     app = typer.Typer(
         name="tqconvert",
         callback=_root,
+        invoke_without_command=True,
         context_settings={"help_option_names": ["-h", "--help"]},
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
-        no_args_is_help=True,
     )
     for module in (pull, info, plan, tag, modelfile, install, doctor, config, cache):
         module.register(app)
@@ -48,25 +79,74 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     output.prepare_streams()
     try:
-        result = build_app()(args, prog_name="tqconvert", standalone_mode=True)
-    except SystemExit as e:
-        return e.code if isinstance(e.code, int) else 1
+        with _terminated_like_interrupted():
+            code = _run(args)
+            sys.stdout.flush()
     except TqError as e:
-        output.print_error(e, as_json="--json" in args)
-        return e.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        return _fail(e, args)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail(_InterruptedError("interrupted"), args)
     except BrokenPipeError:
-        # The reader of our output went away (`| head`): nothing is left to say it to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return 0
     except Exception:  # noqa: BLE001 - the last line of defence; the traceback is kept
+        import traceback
+
         traceback.print_exc()
-        print(
-            "error: this is a bug in tqconvert\n"
-            "  hint: report it with the text above and the output of `tqconvert doctor --json`",
-            file=sys.stderr,
-        )
-        return 70
+        hint = "report it with the text above and the output of `tqconvert doctor --json`"
+        return _fail(_BugError("this is a bug in tqconvert", hint=hint), args)
+    return code
+
+
+def _run(args: list[str]) -> int:
+    """Run the app; Typer's own errors become ours, so that --json and the hints hold for them."""
+    try:
+        result = build_app()(args, prog_name="tqconvert", standalone_mode=False)
+    except typer.TyperException as e:
+        message = getattr(e, "format_message", e.__str__)()
+        if message.startswith("Usage:"):  # a group without its command: the text is its help
+            print(message, file=sys.stderr)
+            return UsageError.exit_code
+        context: typer.Context | None = getattr(e, "ctx", None)
+        path = context.command_path if context else "tqconvert"
+        raise UsageError(message.rstrip("."), hint=f"{path} --help") from None
+    except SystemExit as e:
+        # Typer has met a closed pipe and said nothing (its core.py, EPIPE), or printed completion.
+        _drop_stdout()
+        return 0 if e.code in (None, 0, 1) else int(e.code)
     return result if isinstance(result, int) else 0
+
+
+def _fail(e: TqError, args: Sequence[str]) -> int:
+    try:
+        output.print_error(e, as_json="--json" in args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_stdout()
+    return e.exit_code
+
+
+def _drop_stdout() -> None:
+    """The reader of our output went away (`| head`): nothing is left to say it to."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does: files are closed, a download's partial is named."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -28,8 +28,30 @@ StoreOpt = Annotated[
 OutputOpt = Annotated[
     Path | None, typer.Option("--output", "-o", help="Write to this file instead.")
 ]
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Names in the store and GGUF files that begin with what was typed."""
+    from glob import escape, iglob
+
+    from tqconvert.errors import TqError
+    from tqconvert.store.layout import Store
+
+    files = [p for p in iglob(escape(incomplete) + "*") if os.path.isdir(p) or p.endswith(".gguf")]
+    try:
+        names = [n.short for n in Store(settings().store).names()]
+    except TqError:
+        names = []
+    return [n for n in names if n.startswith(incomplete)] + sorted(files)
+
+
 ModelArg = Annotated[
-    str, typer.Argument(metavar="FILE|NAME", help="A GGUF file or a model in the store.")
+    str,
+    typer.Argument(
+        metavar="FILE|NAME",
+        help="A GGUF file or a model in the store.",
+        autocompletion=complete_model,
+    ),
 ]
 FileArg = Annotated[Path, typer.Argument(metavar="FILE", help="A GGUF file.")]
 

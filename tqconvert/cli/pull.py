@@ -1,7 +1,210 @@
-"""Commands of pull."""
+"""`tqconvert pull`: the main job."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from tqconvert.cli.options import (
+    DryRunOpt,
+    InsecureOpt,
+    JsonOpt,
+    OfflineOpt,
+    QuietOpt,
+    StoreOpt,
+    YesOpt,
+    settings,
+)
+from tqconvert.cli.output import Output, table
+from tqconvert.units import format_bytes, parse_bytes
+
+if TYPE_CHECKING:
+    from tqconvert.pull.plan import PullPlan
+    from tqconvert.pull.run import PullResult
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
+    app.command("pull")(pull)
+
+
+def pull(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FILE",
+            help="A model such as qwen3.5:27b or host:5000/ns/model:tag, or a GGUF.",
+        ),
+    ],
+    as_name: Annotated[
+        str | None,
+        typer.Option("--as", metavar="NAME", help="Install under this name, not NAME-tq."),
+    ] = None,
+    no_tag: Annotated[bool, typer.Option("--no-tag", help="Leave the model as it is.")] = False,
+    type_k: Annotated[
+        str | None, typer.Option(help="Cache type of K; a comma-separated list has one per layer.")
+    ] = None,
+    type_v: Annotated[str | None, typer.Option(help="Cache type of V, likewise.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--to", metavar="DIR", help="Write the GGUF and its Modelfile there; do not install."
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Memory that num_ctx in the Modelfile must fit, such as 24GiB."),
+    ] = None,
+    connections: Annotated[
+        int | None, typer.Option(min=1, max=32, help="Parallel ranges of the download.")
+    ] = None,
+    store: StoreOpt = None,
+    offline: OfflineOpt = False,
+    insecure: InsecureOpt = False,
+    dry_run: DryRunOpt = False,
+    yes: YesOpt = False,
+    json: JsonOpt = False,
+    quiet: QuietOpt = False,
+) -> None:
+    """Take a model by name: verify it, tag it, write its Modelfile, install it.
+
+    Installs as NAME-tq (qwen3.5:27b becomes qwen3.5:27b-tq). One pass over the
+    bytes verifies the source, tags the file and computes its new digest. An
+    interrupted pull goes on where it ended; a second one finds nothing to do.
+
+    \b
+    Examples:
+      tqconvert pull qwen3.5:27b
+      tqconvert pull 127.0.0.1:5000/library/gemma3:270m --as gemma3:mine
+      tqconvert pull ./model.gguf --to ./out --type-k q8_0 --type-v turbo4
+
+    \b
+    Writes: blobs and a manifest in the store, the Modelfile in .tqconvert/ of
+    the store (or both in DIR); partial downloads in .tqconvert/partial.
+    Exit codes: 0 done or nothing to do, 4 wrong bytes, 5 not known, 6 the name is
+    taken, 9 disk, 11 network, 12 refused by the server, 130 interrupted.
+    """  # noqa: D301 - \b keeps Typer from joining lines
+    from tqconvert.pull.job import PullRequest, carry_out, prepare
+    from tqconvert.pull.plan import Wish
+
+    out = Output("pull", json=json, quiet=quiet)
+    request = PullRequest(
+        source=name,
+        as_name=as_name,
+        to=to,
+        wish=Wish(not no_tag, _types(type_k), _types(type_v)),
+        memory=parse_bytes(memory) if memory else None,
+        connections=connections,
+    )
+    job = prepare(
+        request, settings(store=store, offline=offline, insecure=insecure), out.progress()
+    )
+    if dry_run:
+        out.result(
+            {"dry_run": True, **job.plan.to_json()}, _plan_text(job.plan), str(job.plan.target)
+        )
+        return
+    if not json and not quiet:
+        out.note(_plan_text(job.plan))
+    result = carry_out(job, yes=yes)
+    essential = str(result.plan.destination.file or result.plan.target)
+    out.result(_result_json(result), _result_text(result), essential)
+
+
+def _types(text: str | None) -> str | tuple[str, ...] | None:
+    """One name, or one per layer."""
+    if text is None or "," not in text:
+        return text
+    return tuple(part.strip() for part in text.split(","))
+
+
+def _plan_text(plan: "PullPlan") -> str:
+    where = plan.destination.file or f"{plan.target} in {_home(plan.destination.store.root)}"
+    lines = [f"{plan.name} -> {where}"]
+    rows = [
+        (layer.kind, layer.digest.short, format_bytes(layer.size), "fetch") for layer in plan.fetch
+    ]
+    rows += [
+        (layer.kind, layer.digest.short, format_bytes(layer.size), "here") for layer in plan.reuse
+    ]
+    if plan.local and plan.main:
+        rows.append(
+            ("model", plan.main.digest.short, format_bytes(plan.main.size), "copy, here untagged")
+        )
+    lines.append(table(rows, right=(2,), indent=2))
+    kept = f", {format_bytes(plan.kept_bytes)} kept from before" if plan.kept_bytes else ""
+    state = {"new": "", "replace": ", replaces what is there", "unchanged": ", nothing to do"}
+    lines.append(f"  {format_bytes(plan.fetch_bytes)} to fetch{kept}{state[plan.state.value]}")
+    return "\n".join(lines)
+
+
+def _result_text(result: "PullResult") -> str:
+    from tqconvert.pull.plan import State
+
+    plan = result.plan
+    shown = str(plan.destination.file or plan.target)
+    lines = [f"{shown}: unchanged" if result.state is State.UNCHANGED else shown]
+    rows = []
+    if result.model:
+        rows.append(("model", f"{_home(result.model)}"))
+    if result.tags:
+        measured = "" if result.tags.measured else " (unmeasured)"
+        rows.append(
+            ("cache", f"K {_named(result.tags.type_k)}, V {_named(result.tags.type_v)}{measured}")
+        )
+    rows.append(("modelfile", _home(plan.destination.modelfile)))
+    rows.append(("manifest", result.manifest.digest.short))
+    if result.state is not State.UNCHANGED:
+        rate = result.stats.received / max(result.seconds, 1e-6)
+        took = f"{format_bytes(result.stats.received)} in {result.seconds:.1f} s, {format_bytes(int(rate))}/s"
+        if result.stats.retries:
+            took += f", {result.stats.retries} retries"
+        rows.append(("fetched", took))
+    lines.append(table(rows, indent=2))
+    if result.choice and result.choice.tags:
+        lines += [f"  because: {reason}" for reason in result.choice.reasons]
+    if plan.destination.file is None:
+        lines.append(f"run it: ollama run {plan.target}")
+    else:
+        lines.append(f"next: tqconvert install {plan.destination.file} --as {plan.target}")
+    return "\n".join(lines)
+
+
+def _result_json(result: "PullResult") -> dict[str, Any]:
+    from tqconvert.store.manifest import SOURCE_KEY
+
+    plan, tags = result.plan, result.tags
+    models = result.manifest.layers_of("model")
+    source = models[0].annotations.get(SOURCE_KEY) if models else None
+    return {
+        "name": str(plan.name),
+        "target": str(plan.target),
+        "state": result.state.value,
+        "bytes": result.stats.received,
+        "seconds": round(result.seconds, 3),
+        "resumed_from": result.stats.resumed_from,
+        "retries": result.stats.retries,
+        "digests": {
+            "source_manifest": str(plan.manifest.digest),
+            "source_model": source or (str(models[0].digest) if models else None),
+            "model": str(models[0].digest) if models else None,
+            "manifest": str(result.manifest.digest),
+        },
+        "tags": {
+            "type_k": tags.type_k, "type_v": tags.type_v, "measured": tags.measured,
+        } if tags else None,
+        "reasons": list(result.choice.reasons) if result.choice else [],
+        "model": str(result.model) if result.model else None,
+        "modelfile": str(plan.destination.modelfile),
+    }  # fmt: skip
+
+
+def _named(types: str | tuple[str, ...]) -> str:
+    return types if isinstance(types, str) else f"{len(types)} types, {types[0]} first"
+
+
+def _home(path: Path) -> str:
+    home = os.path.expanduser("~")
+    text = str(path)
+    return f"~{text[len(home) :]}" if text.startswith(home + os.sep) else text

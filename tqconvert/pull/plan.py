@@ -1,0 +1,230 @@
+"""What a pull will do, before it does anything: names, blobs, bytes, disk."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from tqconvert import fs
+from tqconvert.errors import RefusedError, StorageError, TqError
+from tqconvert.gguf.header import read_header
+from tqconvert.gguf.tags import PAGE, CacheTypes, read_tags
+from tqconvert.reference import ModelName
+from tqconvert.registry.partial import Partial
+from tqconvert.store.layout import Store
+from tqconvert.store.manifest import SOURCE_MANIFEST_KEY, Layer, Manifest
+from tqconvert.units import format_bytes
+
+RESERVE = 64 << 20
+"""Bytes that must stay free on the disk beside what is pulled."""
+
+
+class State(StrEnum):
+    """What the pull finds under the target's name."""
+
+    NEW = "new"
+    REPLACE = "replace"
+    UNCHANGED = "unchanged"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How the model is to be tagged: types by hand, types by the policy, or not at all."""
+
+    tag: bool = True
+    type_k: CacheTypes | None = None
+    type_v: CacheTypes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where the model goes: into a store, or as a file into a folder (`file` is set).
+
+    A folder keeps the manifest and the small blobs in a store of its own, in DIR/.tqconvert, so that
+    a second pull finds that nothing is left to do.
+    """
+
+    store: Store
+    file: Path | None
+    modelfile: Path
+
+    @classmethod
+    def in_store(cls, store: Store, name: ModelName) -> "Destination":
+        """Installed under `name`."""
+        return cls(store, None, store.modelfile_path(name))
+
+    @classmethod
+    def in_folder(cls, folder: Path, name: ModelName) -> "Destination":
+        """DIR/model-tag.gguf and DIR/Modelfile."""
+        file = folder / f"{name.model}-{name.tag}.gguf"
+        return cls(Store(folder / ".tqconvert"), file, folder / "Modelfile")
+
+    @property
+    def partials(self) -> Path:
+        """Folder of downloads under way."""
+        return self.store.private / "partial"
+
+    def place_of(self, layer: Layer, *, is_main: bool) -> Path:
+        """Where the finished blob lies or will lie."""
+        if is_main and self.file is not None:
+            return self.file
+        return self.store.blob(layer.digest)
+
+
+@dataclass(frozen=True, slots=True)
+class PullPlan:
+    """A pull that has not begun. `main` is the model layer that is tagged (the first of them)."""
+
+    name: ModelName
+    target: ModelName
+    destination: Destination
+    manifest: Manifest
+    wish: Wish
+    state: State
+    main: Layer | None
+    fetch: tuple[Layer, ...]
+    reuse: tuple[Layer, ...]
+    local: Path | None
+    """The untagged model in this store, copied instead of downloaded."""
+
+    kept_bytes: int
+    """Bytes that an interrupted pull left here."""
+
+    @property
+    def fetch_bytes(self) -> int:
+        """Bytes that come over the network."""
+        return sum(layer.size for layer in self.fetch) - self.kept_bytes
+
+    def needed_bytes(self) -> int:
+        """Bytes that the disk must still give: preallocated partials are already paid for."""
+        total = 0
+        for layer in (*self.fetch, *((self.main,) if self.local and self.main else ())):
+            part = partial_of(self.destination, layer, tag=self.wish.tag and layer is self.main)
+            try:
+                have = os.stat(part.path)
+                paid = getattr(have, "st_blocks", 0) * 512 or have.st_size
+            except OSError:
+                paid = 0
+            total += max(0, layer.size + part.room - paid)
+        return total
+
+    def to_json(self) -> Mapping[str, Any]:
+        """The plan as a JSON document."""
+        return {
+            "name": str(self.name),
+            "target": str(self.target),
+            "state": self.state.value,
+            "manifest_digest": str(self.manifest.digest),
+            "fetch": [_blob_json(layer) for layer in self.fetch],
+            "reuse": [_blob_json(layer) for layer in self.reuse],
+            "fetch_bytes": self.fetch_bytes,
+            "kept_bytes": self.kept_bytes,
+            "needed_bytes": self.needed_bytes(),
+            "tag": self.wish.tag and self.main is not None,
+            "file": str(self.destination.file) if self.destination.file else None,
+            "modelfile": str(self.destination.modelfile),
+        }
+
+
+def plan_pull(
+    name: ModelName, target: ModelName, manifest: Manifest, destination: Destination, wish: Wish
+) -> PullPlan:
+    """The plan for a manifest that was fetched. Reads the store, changes nothing."""
+    models = manifest.layers_of("model")
+    main = models[0] if models else None
+    fetch: list[Layer] = []
+    reuse: list[Layer] = []
+    kept, local = 0, None
+    for layer in manifest.blobs:
+        tagged = wish.tag and layer is main
+        here = destination.place_of(layer, is_main=layer is main)
+        if tagged and _has_size(destination.store.blob(layer.digest), layer.size):
+            local = destination.store.blob(layer.digest)
+        elif not tagged and _has_size(here, layer.size):
+            reuse.append(layer)
+        else:
+            fetch.append(layer)
+            kept += partial_of(destination, layer, tag=tagged).kept_bytes()
+    state = _state(target, manifest, destination, wish)
+    return PullPlan(
+        name, target, destination, manifest, wish, state, main, tuple(fetch), tuple(reuse), local, kept
+    )  # fmt: skip
+
+
+def check_plan(plan: PullPlan, *, yes: bool) -> None:
+    """Refuse before the first byte: a name that is taken, a disk that is too small."""
+    if plan.state is State.REPLACE and not yes:
+        raise RefusedError(
+            f"{plan.target}: is there already, with another content",
+            hint="replace it with --yes, or install under another name with --as NAME",
+        )
+    folder = plan.destination.store.root
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        free = fs.free_bytes(folder)
+    except OSError as e:
+        raise fs.storage_error(e, folder) from e
+    needed = plan.needed_bytes()
+    if needed and needed + RESERVE > free:
+        raise StorageError(
+            f"{folder}: {format_bytes(free)} free, {format_bytes(needed + RESERVE)} needed",
+            hint="free some space, or choose another store with --store (or OLLAMA_MODELS)",
+        )
+
+
+def partial_of(destination: Destination, layer: Layer, *, tag: bool) -> Partial:
+    """The partial file of a layer; with room in front where it will be tagged."""
+    return Partial(destination.partials, layer.digest, layer.size, room=PAGE if tag else 0)
+
+
+def _state(target: ModelName, manifest: Manifest, destination: Destination, wish: Wish) -> State:
+    there = destination.store.read_manifest(target)
+    if there is None:
+        taken = destination.file is not None and destination.file.exists()
+        return State.REPLACE if taken else State.NEW
+    complete = all(
+        _has_size(
+            destination.place_of(layer, is_main=layer in there.layers_of("model")[:1]), layer.size
+        )
+        for layer in there.blobs
+    )
+    if not complete:
+        return State.NEW if _made_from(there, manifest) else State.REPLACE
+    if not wish.tag or not there.layers_of("model"):
+        return State.UNCHANGED if there.data == manifest.data else State.REPLACE
+    if _made_from(there, manifest) and _has_tags(there, destination, wish):
+        return State.UNCHANGED
+    return State.REPLACE
+
+
+def _made_from(there: Manifest, manifest: Manifest) -> bool:
+    """Whether the installed manifest is this one, or was made from it by tagging."""
+    models = there.layers_of("model")
+    source = models[0].annotations.get(SOURCE_MANIFEST_KEY) if models else None
+    return there.data == manifest.data or source == str(manifest.digest)
+
+
+def _has_tags(there: Manifest, destination: Destination, wish: Wish) -> bool:
+    """Whether the installed model has the types that were asked for by hand."""
+    if wish.type_k is None and wish.type_v is None:
+        return True
+    main = there.layers_of("model")[0]
+    try:
+        tags = read_tags(read_header(destination.place_of(main, is_main=True)))
+    except TqError:
+        return False
+    return tags is not None and (wish.type_k, wish.type_v) == (tags.type_k, tags.type_v)
+
+
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
+
+
+def _blob_json(layer: Layer) -> dict[str, Any]:
+    return {"kind": layer.kind, "digest": str(layer.digest), "bytes": layer.size}

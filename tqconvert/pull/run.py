@@ -1,0 +1,208 @@
+"""Carry a pull out: small blobs, the model in one pass, its Modelfile, the manifest last.
+
+Until the manifest is written nobody sees the model; whatever happens before, the next pull goes on
+where this one ended.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqconvert.digest import Digest, digest_path
+from tqconvert.errors import DigestMismatchError, LockedError, NotFoundError
+from tqconvert.gguf.header import Header, read_header
+from tqconvert.gguf.tags import KvTags, read_tags
+from tqconvert.pull.assemble import Assembled
+from tqconvert.pull.choose import TagChoice, choose_tags
+from tqconvert.pull.plan import PullPlan, State, plan_pull
+from tqconvert.pull.receive import Blob, Workplace, copy_blob, fetch_blob
+from tqconvert.registry.http import Endpoint
+from tqconvert.registry.transfer import Stats
+from tqconvert.store.install import install_manifest
+from tqconvert.store.layout import folder_lock
+from tqconvert.store.manifest import MODEL_TYPE, SOURCE_KEY, SOURCE_MANIFEST_KEY, Layer, Manifest
+
+SourceOf = Callable[[Digest], Endpoint]
+"""Where a blob is to be had."""
+
+
+@dataclass(frozen=True, slots=True)
+class PullResult:
+    """What a pull did. `model` is the file that a runtime loads."""
+
+    plan: PullPlan
+    state: State
+    manifest: Manifest
+    model: Path | None
+    header: Header | None
+    tags: KvTags | None
+    choice: TagChoice | None
+    seconds: float
+    stats: Stats = field(default_factory=Stats)
+
+
+def run_pull(plan: PullPlan, source_of: SourceOf, place: Workplace) -> PullResult:
+    """Do what the plan says and install the result; a no-op where nothing is left to do.
+
+    Raises what `fetch_blob` raises, and StorageError; what has arrived is kept for the next run.
+    """
+    began = time.monotonic()
+    with _blob_lock(plan, plan.main.digest if plan.main else plan.manifest.digest, place):
+        fresh = plan_pull(plan.name, plan.target, plan.manifest, plan.destination, plan.wish)
+        if fresh.state is State.UNCHANGED:
+            return _unchanged(fresh, began)
+        run = _Run(fresh, source_of, place)
+        manifest = run.blobs()
+        install_manifest(
+            plan.destination.store, plan.target, manifest, replace=plan.state is State.REPLACE,
+            files={run.main_layer.digest: run.model} if run.main_layer and run.model else {},
+        )  # fmt: skip
+        return PullResult(
+            fresh, fresh.state, manifest, run.model, run.header, run.tags, run.choice,
+            time.monotonic() - began, run.stats,
+        )  # fmt: skip
+
+
+def _unchanged(plan: PullPlan, began: float) -> PullResult:
+    store = plan.destination.store
+    manifest = store.require_manifest(plan.target)
+    models = manifest.layers_of("model")
+    model = plan.destination.place_of(models[0], is_main=True) if models else None
+    header = read_header(model) if model else None
+    return PullResult(
+        plan, State.UNCHANGED, manifest, model, header, read_tags(header) if header else None, None,
+        time.monotonic() - began,
+    )  # fmt: skip
+
+
+class _Run:
+    """One pull under way."""
+
+    def __init__(self, plan: PullPlan, source_of: SourceOf, place: Workplace) -> None:
+        self._plan, self._source_of, self._place = plan, source_of, place
+        self.stats = Stats()
+        self.model: Path | None = None
+        self.main_layer: Layer | None = None
+        self.header: Header | None = None
+        self.tags: KvTags | None = None
+        self.choice: TagChoice | None = None
+
+    def blobs(self) -> Manifest:
+        """Bring all blobs into their places; the manifest that names them as they are now."""
+        plan = self._plan
+        plan.destination.store.make_folder(plan.destination.store.blobs)
+        if plan.destination.file is not None:
+            plan.destination.store.make_folder(plan.destination.file.parent)
+        for layer in plan.manifest.blobs:
+            if layer is not plan.main:
+                self._whole(layer)
+        if plan.main is None:
+            return plan.manifest
+        self._main(plan.main)
+        if self.tags is None or self.main_layer is None:
+            return plan.manifest
+        new = self.main_layer
+        layers = tuple(new if x is plan.main else x for x in plan.manifest.layers)
+        return Manifest.make(plan.manifest.config, layers, like=plan.manifest)
+
+    def _whole(self, layer: Layer) -> None:
+        """A blob that stays as it is: verified if it is here, else fetched."""
+        path = self._plan.destination.store.blob(layer.digest)
+        with _blob_lock(self._plan, layer.digest, self._place):
+            if self._verified(layer, path):
+                return
+            blob = Blob(_subject(layer), layer.digest, layer.size, is_model=layer.kind == "model")
+            _, stats = fetch_blob(self._place, blob, self._source_of(layer.digest), lambda _: path)
+            self.stats.add(stats)
+
+    def _verified(self, layer: Layer, path: Path) -> bool:
+        try:
+            if path.stat().st_size != layer.size:
+                return False
+        except OSError:
+            return False
+        if digest_path(path) == layer.digest:
+            return True
+        self._place.progress.note(
+            f"{_subject(layer)}: the copy in the store is damaged; fetching it"
+        )
+        return False
+
+    def _main(self, layer: Layer) -> None:
+        """The model: tagged on its way into its place, or left as it is."""
+        plan = self._plan
+        if not plan.wish.tag:
+            self._untagged_main(layer)
+            return
+        blob = Blob(_subject(layer), layer.digest, layer.size, is_model=True, choose=self._choose)
+        done = self._copied(blob) if plan.local else None
+        if done is None:
+            done, stats = fetch_blob(
+                self._place, blob, self._source_of(layer.digest), self._place_for
+            )
+            self.stats.add(stats)
+        self._finish(layer, done)
+
+    def _untagged_main(self, layer: Layer) -> None:
+        path = self._plan.destination.place_of(layer, is_main=True)
+        if not self._verified(layer, path):
+            blob = Blob(_subject(layer), layer.digest, layer.size, is_model=True)
+            _, stats = fetch_blob(self._place, blob, self._source_of(layer.digest), lambda _: path)
+            self.stats.add(stats)
+        self.model, self.main_layer = path, layer
+        self.header = read_header(path)
+
+    def _copied(self, blob: Blob) -> Assembled | None:
+        """The tagged file made from the untagged blob of this store; None if that is damaged or gone."""
+        assert self._plan.local is not None
+        try:
+            return copy_blob(self._place, blob, self._plan.local, self._place_for)
+        except (DigestMismatchError, NotFoundError):
+            self._place.progress.note(
+                f"{blob.subject}: the copy in the store is damaged; fetching it"
+            )
+            return None
+
+    def _choose(self, header: Header) -> KvTags | None:
+        self.choice = choose_tags(header, self._plan.wish.type_k, self._plan.wish.type_v)
+        for reason in self.choice.reasons if self.choice.tags is None else ():
+            self._place.progress.note(f"not tagged: {reason}")
+        return self.choice.tags
+
+    def _place_for(self, digest: Digest) -> Path:
+        return self._plan.destination.file or self._plan.destination.store.blob(digest)
+
+    def _finish(self, layer: Layer, done: Assembled) -> None:
+        self.tags, self.model = done.tags, self._place_for(done.digest)
+        self.header = read_header(self.model)
+        if done.tags is None:
+            self.main_layer = layer
+            return
+        annotations = {
+            SOURCE_KEY: str(done.source_digest),
+            SOURCE_MANIFEST_KEY: str(self._plan.manifest.digest),
+        }
+        self.main_layer = Layer.make(MODEL_TYPE, done.digest, done.size, annotations)
+
+
+@contextmanager
+def _blob_lock(plan: PullPlan, digest: Digest, place: Workplace) -> Iterator[None]:
+    """Wait for other processes that fetch the same blob: the second one then finds it here."""
+    private = plan.destination.store.private
+    try:
+        lock = folder_lock(private, digest.hex, timeout_s=0.2)
+        lock.__enter__()
+    except LockedError:
+        place.progress.note(f"{plan.name}: another tqconvert is pulling it; waiting")
+        lock = folder_lock(private, digest.hex, timeout_s=-1)
+        lock.__enter__()
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
+def _subject(layer: Layer) -> str:
+    return f"{layer.kind.removeprefix('application/')} {layer.digest.short}"

@@ -2,22 +2,44 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+PYTEST_ARGS ?=
 
-.PHONY: setup test lint docs clean
+.PHONY: help setup demo test lint docs docs-check bench golden clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile | expand -t 12
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[dev,peers]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,peers]'
 	touch $@
 
-setup: $(VENV)/.ready  ## virtual environment with everything
+setup: $(VENV)/.ready  ## virtual environment with everything that tests need
+
+demo: $(VENV)/.ready  ## the main job on a real model, under ./demo
+	$(BIN)/python -m tests.demo
 
 test: $(VENV)/.ready  ## all tests that this machine can run
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
-lint: $(VENV)/.ready  ## style, types, spelling
+lint: $(VENV)/.ready  ## style, types, spelling, project file
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
+	$(BIN)/validate-pyproject pyproject.toml
+
+docs: $(VENV)/.ready  ## write docs/cli.md and docs/exit-codes.md anew
+	$(BIN)/python docs/generate.py
+
+docs-check: $(VENV)/.ready  ## fail if the generated pages are stale
+	$(BIN)/python docs/generate.py --check
+
+bench: $(VENV)/.ready  ## measure against the peers; one table
+	$(BIN)/python -m tests.benchmarks
+
+golden: $(VENV)/.ready  ## log the golden figures of other programs anew
+	$(BIN)/python -m tests.golden
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

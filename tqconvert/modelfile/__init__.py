@@ -1,0 +1,1 @@
+"""Modelfiles: parsed, rendered, checked and made, in the grammar of stock Ollama."""

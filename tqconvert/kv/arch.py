@@ -78,7 +78,7 @@ def _layer(hp: Hparams, i: int) -> Layer:
     kind = _kind(hp, i)
     swa = hp.is_swa[i]
     has_indexer = i < len(hp.indexer) and hp.indexer[i]
-    state = hp.state_r + hp.state_s + hp.extra_state.get(i, 0)
+    has_state = kind in (LayerKind.RECURRENT, LayerKind.PARALLEL)
     return Layer(
         index=i,
         kind=kind,
@@ -88,7 +88,8 @@ def _layer(hp: Hparams, i: int) -> Layer:
         head_dim_v=hp.v_swa if swa else hp.v_full,
         window=hp.window if kind in (LayerKind.SLIDING, LayerKind.CHUNKED) else 0,
         stores_v=not hp.is_mla,
-        state_values=state if kind in (LayerKind.RECURRENT, LayerKind.PARALLEL) else 0,
+        state_r=hp.state_r + hp.extra_state.get(i, 0) if has_state else 0,
+        state_s=hp.state_s if has_state else 0,
         indexer_k=hp.indexer_k if has_indexer else 0,
         indexer_v=hp.indexer_v if has_indexer else 0,
         is_nextn=hp.trunk_only and i >= hp.n_layer,

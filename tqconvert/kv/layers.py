@@ -39,8 +39,10 @@ class Layer:
     head_dim_v: int
     window: int = 0
     stores_v: bool = True
-    state_values: int = 0
-    """f32 values of recurrent state per sequence: convolution history and state."""
+    state_r: int = 0
+    """f32 values per sequence of a recurrent layer's history: convolution, token shift."""
+    state_s: int = 0
+    """f32 values per sequence of the recurrent state itself."""
     indexer_k: int = 0
     """Values per token of the sparse-attention indexer's own key cache."""
     indexer_v: int = 0
@@ -51,6 +53,11 @@ class Layer:
     def has_cache(self) -> bool:
         """Whether the layer has K (and V) of its own."""
         return self.kind not in (LayerKind.RECURRENT, LayerKind.SHARED, LayerKind.NONE)
+
+    @property
+    def state_values(self) -> int:
+        """f32 values per sequence."""
+        return self.state_r + self.state_s
 
     @property
     def k_values(self) -> int:

@@ -155,7 +155,7 @@ def _pad(n: int) -> int:
 
 def _per_layer(layout: Layout, types: Types) -> Callable[[Layer], CacheType]:
     if isinstance(types, CacheType):
-        return lambda layer: types
+        return lambda _: types
     if len(types) != len(layout.layers):
         raise UsageError(f"{len(types)} cache types for {len(layout.layers)} layers")
     return lambda layer: types[layer.index]

@@ -94,5 +94,5 @@ def near(word: str, known: Iterable[str]) -> str | None:
     """A hint that names the known word which is nearest, if one is near."""
     import difflib
 
-    found = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"did you mean {found[0]}?" if found else None

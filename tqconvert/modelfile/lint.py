@@ -40,19 +40,21 @@ def _scan(text: str, folder: Path | None) -> Source:
 
 
 def _broken(source: Source) -> Iterator[Finding]:
+    """MF001 to MF005, and MF101 unless a misspelt line was meant to be the FROM."""
+    meant = False
     for e in source.broken:
         hint = e.hint
-        if e.reason == "command":
-            word = re.match(r"unknown command '([A-Za-z_]+)", e.problem)
-            hint = near(word[1], COMMANDS) if word else None
-            if word and hint is None:
-                hint = _parameter_hint(word[1])
-            hint = re.sub(r"mean (\w+)\?", lambda m: f"mean {m[1].upper()}?", hint or "") or None
+        word = re.match(r"unknown command '([A-Za-z_]+)", e.problem)
+        if word:
+            hint = _command_hint(word[1])
+            meant = meant or word[1].lower() == "from" or hint == "did you mean FROM?"
         yield Finding(e.line, _REASONS[e.reason], e.problem, hint)
-    unread_from = any(re.search(r"'from\b", e.problem, re.IGNORECASE) for e in source.broken)
-    if not has_from([s.command for s in source.commands]) and not unread_from:
+        meant = meant or e.problem == "FROM without a value"
+    if not meant and not has_from([s.command for s in source.commands]):
         yield Finding(0, "MF101", "no FROM line", "begin with FROM and a model name or a GGUF file")
 
 
-def _parameter_hint(word: str) -> str | None:
-    return f"write PARAMETER {word.lower()}" if word.lower() in PARAMETERS else None
+def _command_hint(word: str) -> str | None:
+    if word.lower() in PARAMETERS:
+        return f"write PARAMETER {word.lower()}"
+    return near(word.upper(), [c.upper() for c in COMMANDS])

@@ -166,7 +166,7 @@ def _unknown_parameter(c: Command) -> Finding:
         )
     removed = "Ollama no longer has it" if c.key in names.REMOVED else None
     return Finding(
-        c.line, "MF201", f"unknown PARAMETER {c.key}", removed or near(c.key, names.PARAMETERS)
+        c.line, "MF201", f"unknown PARAMETER {c.key}", removed or near(lower, names.PARAMETERS)
     )
 
 
@@ -200,7 +200,10 @@ def check_prompt(source: Source) -> Iterator[Finding]:
         for c in found:
             if c.value and c.value not in known:
                 yield Finding(
-                    c.line, code, f"unknown {_title(c)} {c.value[:60]}", near(c.value, known)
+                    c.line,
+                    code,
+                    f"unknown {_title(c)} {c.value[:60]}",
+                    near(c.value.lower(), known),
                 )
     if renderers and not parsers and renderers[-1].value in names.RENDERERS & names.PARSERS:
         name = renderers[-1].value

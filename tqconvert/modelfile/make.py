@@ -1,0 +1,257 @@
+"""Modelfiles for stock Ollama: from an installed model its own layers, from a bare GGUF what is certain.
+
+Nothing is guessed: what the model does not say stands in comments, marked "not certain". No PARAMETER sets
+the KV cache types, since stock Ollama refuses such a line; tags in the GGUF do.
+"""
+
+import math
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqconvert.gguf.header import Header
+from tqconvert.modelfile import names
+from tqconvert.modelfile.families import CANDIDATES, chat_digest, chat_format_of, family_of
+from tqconvert.modelfile.own import OwnLayers, blob_reader, read_own
+from tqconvert.modelfile.parse import Command, Modelfile, ModelfileError, printable
+from tqconvert.modelfile.render import quote
+from tqconvert.models import looks_like_path
+from tqconvert.reference import ModelName
+from tqconvert.store.layout import Store
+
+NumCtx = tuple[int, str]
+"""Tokens, and the reason for them."""
+
+SAMPLING = {
+    "temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p",
+    "penalty_last_n": "repeat_last_n", "penalty_repeat": "repeat_penalty",
+}  # fmt: skip
+"""`general.sampling.*` key of a GGUF -> Ollama's parameter. Source: llama.cpp gguf-py constants.py."""
+
+_SAMPLING_PREFIX = "general.sampling."
+
+
+def from_manifest(
+    store: Store, name: ModelName, header: Header, *, from_: str, num_ctx: NumCtx | None
+) -> Modelfile:
+    """Modelfile of an installed model: its own layers, and `num_ctx` where it is given.
+
+    `from_` is a model's name, with which adapter, projector and licenses come along, or the path of its
+    GGUF. Raises NotFoundError, BadManifestError, DigestMismatchError.
+    """
+    manifest = store.require_manifest(name)
+    own = read_own(manifest, blob_reader(store))
+    paths = {layer.digest.hex: str(store.blob(layer.digest)) for layer in own.files}
+    return from_own(own, header, from_=from_, num_ctx=num_ctx, paths=paths)
+
+
+def from_own(
+    own: OwnLayers,
+    header: Header,
+    *,
+    from_: str,
+    num_ctx: NumCtx | None,
+    paths: Mapping[str, str],
+) -> Modelfile:
+    """Modelfile of a model by its own layers; `paths`: digest -> file of projectors and adapters."""
+    draft = _Draft(from_)
+    by_path = looks_like_path(from_)
+    _add_files(draft, own, paths, by_path=by_path)
+    for kind in ("template", "system"):
+        if kind in own.texts:
+            draft.add(kind, own.texts[kind], f"{kind.upper()}: the model's own")
+    for kind in ("renderer", "parser", "requires"):
+        value = own.config.get(kind)
+        if isinstance(value, str) and value:
+            draft.add(kind, value, f"{kind.upper()}: the model's own config")
+    family = family_of(header.architecture)
+    if family and not own.config.get("renderer"):
+        draft.note(f"not certain: models of {header.architecture} have RENDERER {family.renderer} and "
+                   f"PARSER {family.parser}; this one names none")  # fmt: skip
+    _add_params(draft, own.params, num_ctx)
+    for role, content in own.messages:
+        draft.add("message", content, "MESSAGE: the model's own", key=role)
+    if by_path:
+        for text in own.licenses:
+            draft.add("license", text, "LICENSE: the model's own")
+    elif own.licenses:
+        draft.note(
+            f"LICENSE: {len(own.licenses)} come with FROM; written again they would be there twice"
+        )
+    return draft.finish()
+
+
+def from_gguf(header: Header, *, from_: str, num_ctx: NumCtx | None) -> Modelfile:
+    """Modelfile of a bare GGUF: what its header says for certain, the rest as comments."""
+    draft = _Draft(from_)
+    _add_prompt(draft, header)
+    _add_sampling(draft, header)
+    if num_ctx is not None:
+        draft.add("parameter", str(num_ctx[0]), f"num_ctx: {num_ctx[1]}", key="num_ctx")
+    else:
+        draft.note("num_ctx: not set, the server's default counts (OLLAMA_CONTEXT_LENGTH)")
+    named = header.text("general.license.name") or header.text("general.license")
+    if named:
+        draft.note(f"LICENSE: {_one_line(named)} (general.license); its text is not in the file")
+    else:
+        draft.note("LICENSE: not certain: the file names none")
+    return draft.finish()
+
+
+def with_origin(modelfile: Modelfile, header: Header, command: str) -> Modelfile:
+    """The Modelfile with comments at its top: which model, and the command that made it."""
+    title = header.text("general.name") or header.architecture
+    lines = (
+        f"Modelfile of {title}, for stock Ollama",
+        f"made by: {command}",
+        "The KV cache types are tags in the GGUF, or OLLAMA_KV_CACHE_TYPE of the server: no PARAMETER sets them.",
+    )
+    return replace(modelfile, header=tuple(_one_line(line) for line in lines))
+
+
+def from_path(path: Path, output: Path | None) -> str:
+    """How FROM names the file: Ollama counts relative paths from the Modelfile's own folder."""
+    folder = output.parent.absolute() if output else Path.cwd()
+    full = path.absolute()
+    return (
+        f"./{full.relative_to(folder).as_posix()}"
+        if full.is_relative_to(folder)
+        else os.fspath(full)
+    )
+
+
+class _Draft:
+    """Commands so far, and notes that belong to none of them."""
+
+    def __init__(self, from_: str) -> None:
+        self.commands = [Command("from", from_)]
+        self.notes: list[str] = []
+        self._said = ""
+
+    def add(self, kind: str, value: str, comment: str, *, key: str = "") -> None:
+        """Add a command under its comment, which is said once for commands in a row.
+
+        A value that the syntax cannot carry becomes a note.
+        """
+        title = f"{kind.upper()} {key}".rstrip()
+        try:
+            quote(value, what=title)
+        except ModelfileError as e:
+            self.note(f"left out: {e.problem}")
+            return
+        comments = () if comment == self._said else (_one_line(comment),)
+        self._said = comment
+        self.commands.append(Command(kind, value, key, comments))
+
+    def note(self, text: str) -> None:
+        """Add a comment at the end."""
+        self.notes.append(_one_line(text))
+
+    def finish(self) -> Modelfile:
+        """The Modelfile."""
+        return Modelfile(tuple(self.commands), (), tuple(self.notes))
+
+
+def _add_files(draft: _Draft, own: OwnLayers, paths: Mapping[str, str], *, by_path: bool) -> None:
+    for layer in own.files:
+        path = paths.get(layer.digest.hex)
+        if not by_path:
+            draft.note(f"{layer.kind}: comes with FROM")
+        elif path is None or layer.kind == "draft":
+            draft.note(f"left out: the model's {layer.kind} {layer.digest.short}")
+        else:
+            kind = "adapter" if layer.kind == "adapter" else "from"
+            draft.add(kind, path, f"{layer.kind}: the model's own")
+
+
+def _add_params(draft: _Draft, params: Mapping[str, Any], num_ctx: NumCtx | None) -> None:
+    """PARAMETER lines of the params layer; a `num_ctx` that is given replaces the model's own."""
+    for key, value in params.items():
+        if key == "num_ctx" and num_ctx is not None:
+            continue
+        texts = [_number_text(v) for v in (value if isinstance(value, list) else [value])]
+        kind = names.PARAMETERS.get(key)
+        if kind is None or not all(t is not None and names.accepts(kind, t) for t in texts):
+            draft.note(f"left out: parameter {key} = {value!r}, which stock Ollama does not take")
+            continue
+        for text in texts:
+            draft.add("parameter", text or "", "parameters: the model's own", key=key)
+    if num_ctx is not None:
+        before = f" (the model's own: {params['num_ctx']})" if "num_ctx" in params else ""
+        draft.add("parameter", str(num_ctx[0]), f"num_ctx: {num_ctx[1]}{before}", key="num_ctx")
+
+
+def _add_prompt(draft: _Draft, header: Header) -> None:
+    """RENDERER and PARSER by family, else TEMPLATE by the digest of the file's chat template."""
+    architecture = header.architecture
+    family = family_of(architecture)
+    if family is not None:
+        named = " ".join(
+            header.text(f"general.{k}") or "" for k in ("name", "basename", "finetune")
+        )
+        if family.named and family.named not in named.lower().replace("-", "").replace(" ", ""):
+            draft.note(f"not certain: RENDERER {family.renderer} and PARSER {family.parser}: architecture "
+                       f"{architecture}, but the file's name does not say {family.named}")  # fmt: skip
+            return
+        comment = f"RENDERER, PARSER: {architecture}: {family.source}"
+        draft.add("renderer", family.renderer, comment)
+        draft.add("parser", family.parser, comment)
+        return
+    if architecture in CANDIDATES:
+        draft.note(f"not certain: {CANDIDATES[architecture]}")
+    chat = header.text("tokenizer.chat_template")
+    if chat is None:
+        draft.note("TEMPLATE: none: the file has no chat template, as base models have none")
+        return
+    found = chat_format_of(chat)
+    if found is None:
+        draft.note(f"not certain: TEMPLATE: the file's chat template (sha256 {chat_digest(chat)[:12]}) was "
+                   "not compared with one of ours")  # fmt: skip
+        draft.note(
+            "Ollama 0.30 and later uses the file's own; older ones know some (template/index.json)"
+        )
+        return
+    draft.add(
+        "template", found.template, f"TEMPLATE: equals the file's chat template; {found.limits}"
+    )
+    for stop in found.stop:
+        draft.add("parameter", stop, "stop: the end of a turn in this chat format", key="stop")
+
+
+def _add_sampling(draft: _Draft, header: Header) -> None:
+    for key in header.entries:
+        if not key.startswith(_SAMPLING_PREFIX):
+            continue
+        value = header.get(key)
+        name = SAMPLING.get(key.removeprefix(_SAMPLING_PREFIX))
+        text = _number_text(value, float32=True)
+        if name and text is not None and names.accepts(names.PARAMETERS[name], text):
+            draft.add("parameter", text, f"{name}: {key} of the file", key=name)
+        else:
+            draft.note(f"left out: {key} = {value!r}: no PARAMETER of Ollama for it")
+
+
+def _number_text(value: object, *, float32: bool = False) -> str | None:
+    """The value as a PARAMETER has it; a float32 with the fewest digits that give it back."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and float32 and math.isfinite(value):
+        return next(t for d in range(1, 18) if _as_float32(t := f"{value:.{d}g}") == value)
+    if isinstance(value, int | float | str):
+        return str(value)
+    return None
+
+
+def _as_float32(text: str) -> float | None:
+    try:
+        number: float = struct.unpack("<f", struct.pack("<f", float(text)))[0]
+    except OverflowError:
+        return None
+    return number
+
+
+def _one_line(text: str) -> str:
+    return printable(" ".join(text.split()))[:240]

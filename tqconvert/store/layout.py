@@ -5,9 +5,11 @@
     .tqconvert/                                 ours: partial downloads, locks, Modelfiles
 
 Partial downloads stay out of blobs/: Ollama removes what it does not know there when it starts.
-Source: ollama manifest/paths.go, server/images.go PruneLayers (v0.19.0).
+Temporary files stay out of manifests/: Ollama skips that clean-up while a name there is no model's.
+Source: ollama manifest/paths.go, server/images.go PruneLayers, server/routes.go:1755 (v0.19.0).
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,11 +82,43 @@ class Store:
         """Publish the model: the last and only step that makes it visible, and atomic."""
         path = self.manifest_path(name)
         self.make_folder(path.parent)
-        write_atomic(path, data)
+        staging = self.staging()
+        same = staging.stat().st_dev == path.parent.stat().st_dev
+        write_atomic(path, data, temporary_in=staging if same else None)
+        inherit_owner(path)
+
+    def staging(self) -> Path:
+        """Folder, made if missing, from which a rename brings new files into blobs/.
+
+        Where blobs/ lies on another disk (a symbolic link), it is a folder in there: Ollama's
+        clean-up removes unknown files, but no folder that holds something.
+        """
+        folder = self.private / "install"
+        self.make_folder(self.blobs)
+        self.make_folder(folder)
+        if folder.stat().st_dev != self.blobs.stat().st_dev:
+            folder = self.blobs / PRIVATE
+            self.make_folder(folder)
+        return folder
+
+    @property
+    def partials(self) -> Path:
+        """Folder of downloads under way: on the disk of blobs/ and outside it where that can be."""
+        own = self.private / "partial"
+        if not self.blobs.exists() or not self.root.exists():
+            return own
+        real = self.blobs.resolve()
+        disk = real.stat().st_dev
+        for parent, folder in ((self.root, own), (real.parent, real.parent / PRIVATE / "partial")):
+            if parent.stat().st_dev == disk:
+                return folder
+        return real / PRIVATE / "partial"
 
     def names(self) -> Iterator[ModelName]:
         """Names of all installed models, sorted."""
         for path in sorted(self.manifests.glob("*/*/*/*")):
+            if not path.is_file():
+                continue
             host, namespace, model, tag = path.relative_to(self.manifests).parts
             try:
                 yield ModelName.parse(f"{host}/{namespace}/{model}:{tag}")
@@ -94,15 +128,26 @@ class Store:
     def make_folder(self, folder: Path) -> None:
         """Create the folder and its parents. Raises StorageError."""
         try:
+            missing = [p for p in (folder, *folder.parents) if not p.exists()]
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise storage_error(e, folder) from e
+        for made in reversed(missing):
+            inherit_owner(made)
 
     @contextmanager
     def locked(self, what: str, *, timeout_s: float = 10.0) -> Iterator[None]:
         """Keep other tqconvert processes out of `what`: "store" or a digest's hex digits."""
         with folder_lock(self.private, what, timeout_s=timeout_s):
             yield
+
+
+def inherit_owner(path: Path) -> None:
+    """Give what root made to the owner of its folder: Ollama's service must be able to change it."""
+    if os.name == "nt" or os.geteuid() != 0:
+        return
+    folder = path.parent.stat()
+    os.chown(path, folder.st_uid, folder.st_gid)
 
 
 @contextmanager

@@ -24,6 +24,9 @@ SOURCE_KEY = "tqconvert.source.digest"
 SOURCE_MANIFEST_KEY = "tqconvert.source.manifest"
 """Annotation of a tagged model layer: digest of the manifest it was pulled by."""
 
+INSTALLED_KEY = "tqconvert.installed"
+"""Annotation of a model layer that `install` put into the store from a file."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -38,6 +41,11 @@ class Layer:
     def kind(self) -> str:
         """`model`, `template`, `params`, ..., or the whole media type of foreign layers."""
         return self.media_type.removeprefix(LAYER_PREFIX)
+
+    @property
+    def label(self) -> str:
+        """The kind as people know it."""
+        return "config" if self.media_type == CONFIG_TYPE else self.kind
 
     @property
     def annotations(self) -> Mapping[str, str]:

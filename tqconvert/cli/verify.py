@@ -1,0 +1,88 @@
+"""`tqconvert verify`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from tqconvert.cli.options import JsonOpt, ModelArg, QuietOpt, StoreOpt, settings
+from tqconvert.cli.output import Output, table
+from tqconvert.reference import ModelName
+from tqconvert.store.layout import Store
+from tqconvert.units import format_bytes
+
+if TYPE_CHECKING:
+    from tqconvert.store.verify import Report
+
+
+def verify(
+    model: ModelArg,
+    store: StoreOpt = None,
+    as_json: JsonOpt = False,
+    quiet: QuietOpt = False,
+) -> None:
+    """Hash every blob of a model again and check every GGUF; or check one GGUF file.
+
+    Looks at sizes, digests, media types, JSON and text layers, GGUF bounds and the tag page. Of a
+    tagged model it proves that nothing but the tag page differs from the model that was pulled. All
+    problems are reported at once.
+
+    \b
+    Examples:
+      tqconvert verify qwen3.5:27b-tq
+      tqconvert verify ./model.gguf --json
+
+    Writes: nothing.
+
+    Exit codes: 0 sound, 4 a problem was found, 5 no such file or model.
+    """  # noqa: D301 - \b keeps Typer from joining lines
+    from tqconvert.models import looks_like_path
+    from tqconvert.store.verify import verify_file, verify_model
+
+    out = Output("verify", json=as_json, quiet=quiet)
+    progress = out.progress()
+    if looks_like_path(model):
+        report = verify_file(Path(model).expanduser(), progress)
+    else:
+        at = Store(settings(store=store).store)
+        report = verify_model(at, ModelName.parse(model), progress)
+    out.result(_verify_document(report), _verify_text(report), str(report.digest))
+    if report.problems:
+        raise typer.Exit(4)
+
+
+def _verify_document(report: "Report") -> Mapping[str, Any]:
+    tags = report.tags
+    return {
+        "subject": report.subject,
+        "ok": not report.problems,
+        "digest": str(report.digest),
+        "bytes": report.size,
+        "source": str(report.source) if report.source else None,
+        "tags": None if tags is None else {
+            "type_k": tags.type_k, "type_v": tags.type_v, "balance": tags.balance,
+            "measured": tags.measured, "tool": tags.tool,
+        },
+        "checks": [
+            {"subject": c.subject, "check": c.check, "ok": c.ok, "detail": c.detail}
+            for c in report.checks
+        ],
+    }  # fmt: skip
+
+
+def _verify_text(report: "Report") -> str:
+    rows = [("ok" if c.ok else "BAD", c.subject, c.check, c.detail) for c in report.checks]
+    lines = [table(rows, indent=2)] if rows else []
+    if report.tags is not None:
+        k, v = report.tags.type_k, report.tags.type_v
+        shown = [x if isinstance(x, str) else f"{len(x)} per layer" for x in (k, v)]
+        state = "measured" if report.tags.measured else "unmeasured"
+        lines.append(f"  tags: K {shown[0]}, V {shown[1]}, {state}")
+    if report.source is not None:
+        lines.append(f"  before tagging: {report.source}")
+    n = len(report.problems)
+    verdict = f"{n} problem{'s' if n > 1 else ''}" if n else "sound"
+    return "\n".join(
+        [f"{report.subject}: {verdict} ({report.digest}), {format_bytes(report.size)}", *lines]
+    )

@@ -4,6 +4,7 @@ Flags are applied by the commands; this module knows the other four and remember
 came from, for `config show`.
 """
 
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -40,10 +41,35 @@ _KINDS: dict[str, type] = {
     "store": Path, "connections": int, "retries": int, "stall_s": float, "insecure": bool,
     "offline": bool,
 }  # fmt: skip
+_EXPECTED = {Path: "a path", int: "a whole number", float: "a number"}
 _ENVIRONMENT = {
     "store": ("TQCONVERT_STORE", "OLLAMA_MODELS"),
     "offline": ("TQCONVERT_OFFLINE", "HF_HUB_OFFLINE"),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting for display; `text` is its value as a configuration file would have it."""
+
+    name: str
+    value: str | int | float | bool
+    text: str
+    origin: str
+
+
+def describe(settings: Settings) -> tuple[Setting, ...]:
+    """All settings, in their order."""
+    import json
+
+    found = []
+    for name in _KINDS:
+        value = getattr(settings, name)
+        plain = str(value) if isinstance(value, Path) else value
+        # JSON's texts, numbers and booleans are TOML's too.
+        text = json.dumps(plain, ensure_ascii=False)
+        found.append(Setting(name, plain, text, settings.origins.get(name, "default")))
+    return tuple(found)
 
 
 def default_store(home: Path) -> Path:
@@ -80,8 +106,11 @@ def load_settings(env: Mapping[str, str], cwd: Path) -> Settings:
             origins[name] = str(path)
     for name in _KINDS:
         for variable in _ENVIRONMENT.get(name, (f"TQCONVERT_{name.upper()}",)):
-            if text := env.get(variable):
+            # Ollama strips spaces and quotes from its variables too (envconfig/config.go, Var).
+            if text := env.get(variable, "").strip().strip("\"'"):
                 values[name] = _convert(name, text, variable)
+                if name == "store":
+                    values[name] = cwd / values[name].expanduser()
                 origins[name] = variable
                 break
     return Settings(**values, origins=origins)
@@ -112,12 +141,13 @@ def _convert(name: str, value: object, origin: str) -> Any:
         if str(value).lower() in ("0", "false", "no", "off"):
             return False
         raise ConfigError(f"{origin}: {name} = {value!r} (expected true or false)")
+    mistyped = isinstance(value, bool) or (kind is int and isinstance(value, float))
     try:
-        number = kind(value)
+        number = None if mistyped else kind(value)
     except (TypeError, ValueError):
-        raise ConfigError(
-            f"{origin}: {name} = {value!r} (expected {kind.__name__.lower()})"
-        ) from None
-    if kind in (int, float) and number <= 0:
+        number = None
+    if number is None:
+        raise ConfigError(f"{origin}: {name} = {value!r} (expected {_EXPECTED[kind]})")
+    if kind in (int, float) and not 0 < number < math.inf:
         raise ConfigError(f"{origin}: {name} = {value!r} (expected more than 0)")
     return number

@@ -180,6 +180,7 @@ def _remove(store: Store, name: ModelName, out: Output, *, yes: bool, dry_run: b
         "manifest": str(plan.manifest),
         "removed": [{"digest": str(b.digest), "bytes": b.size} for b in plan.unused],
         "kept": [{"digest": str(b.digest), "bytes": b.size} for b in plan.kept],
+        "bytes_freed": plan.freed,
         "unreadable": list(plan.unreadable),
     }
     out.result(document, _remove_text(plan, done=not dry_run), str(plan.manifest))
@@ -189,7 +190,7 @@ def _remove_text(plan: RemovePlan, *, done: bool = False) -> str:
     head = f"{plan.name}: {'removed' if done else 'would be removed'} ({plan.manifest.short})"
     rows = [("remove", b.kind, b.digest.short, format_bytes(b.size)) for b in plan.unused]
     rows += [("keep", b.kind, b.digest.short, format_bytes(b.size)) for b in plan.kept]
-    text = f"{head}, {format_bytes(plan.freed)}"
+    text = f"{head}, {format_bytes(plan.freed)} {'freed' if done else 'to be freed'}"
     if rows:
         text += "\n" + table(rows, right=[3], indent=2)
     if plan.unreadable:

@@ -72,8 +72,16 @@ def _verify_document(report: "Report") -> Mapping[str, Any]:
 
 
 def _verify_text(report: "Report") -> str:
-    rows = [("ok" if c.ok else "BAD", c.subject, c.check, c.detail) for c in report.checks]
+    rows = []
+    for subject in dict.fromkeys(c.subject for c in report.checks):
+        checks = [c for c in report.checks if c.subject == subject]
+        good = ", ".join(c.check for c in checks if c.ok)
+        if all(c.ok for c in checks):
+            rows.append(("ok", subject, good))
+        rows += [("BAD", subject, f"{c.check}: {c.detail}") for c in checks if not c.ok]
     lines = [table(rows, indent=2)] if rows else []
+    facts = [c.detail for c in report.checks if c.ok and c.check in ("gguf", "source")]
+    lines += [f"  {fact}" for fact in facts]
     if report.tags is not None:
         k, v = report.tags.type_k, report.tags.type_v
         shown = [x if isinstance(x, str) else f"{len(x)} per layer" for x in (k, v)]

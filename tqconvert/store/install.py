@@ -103,9 +103,8 @@ class InstallPlan:
         return tuple(steps)
 
     def _step(self, action: Literal["link", "write"], layer: Layer) -> Step:
-        kind = "config" if layer is self.manifest.config else layer.kind
         here = layer.digest in self.present
-        return Step("keep" if here else action, kind, layer.digest, layer.size)
+        return Step("keep" if here else action, layer.kind, layer.digest, layer.size)
 
 
 @dataclass(frozen=True, slots=True)

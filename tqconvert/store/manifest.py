@@ -39,7 +39,9 @@ class Layer:
 
     @property
     def kind(self) -> str:
-        """`model`, `template`, `params`, ..., or the whole media type of foreign layers."""
+        """`model`, `template`, `params`, `config`, ..., or the whole media type of foreign ones."""
+        if self.media_type == CONFIG_TYPE:
+            return "config"
         return self.media_type.removeprefix(LAYER_PREFIX)
 
     @property

@@ -56,10 +56,8 @@ class RemovePlan:
     unreadable: tuple[str, ...]
     """Models whose manifests cannot be read: they may need any blob, so none is removed."""
 
-    @property
-    def freed(self) -> int:
-        """Bytes of the blobs that go, hard links counted as if they were files of their own."""
-        return sum(layer.size for layer in self.unused)
+    freed: int
+    """Bytes that the disk gets back: blobs that have another name (hard links) free nothing."""
 
 
 def plan_replace(store: Store, name: ModelName, manifest: Manifest) -> ReplacePlan:
@@ -144,13 +142,13 @@ def plan_remove(store: Store, name: ModelName) -> RemovePlan:
     try:
         manifest = store.require_manifest(name)
     except BadManifestError:
-        return RemovePlan(name, path, _digest_of(path), (), (), False, ())
+        return RemovePlan(name, path, _digest_of(path), (), (), False, (), 0)
     needed, unreadable = needed_blobs(store, without=name)
     here = [b for b in manifest.blobs if os.path.lexists(store.blob(b.digest))]
     unused = () if unreadable else tuple(b for b in here if b.digest not in needed)
     return RemovePlan(
         name, path, manifest.digest, unused, tuple(b for b in here if b not in unused),
-        is_own(manifest), unreadable,
+        is_own(manifest), unreadable, sum(_only_here(store.blob(b.digest)) for b in unused),
     )  # fmt: skip
 
 
@@ -207,6 +205,12 @@ def _has(store: Store, layer: Layer) -> bool:
         return store.blob(layer.digest).stat().st_size == layer.size
     except OSError:
         return False
+
+
+def _only_here(path: Path) -> int:
+    """Bytes that removing the file frees."""
+    state = path.lstat()
+    return state.st_size if state.st_nlink == 1 else 0
 
 
 def _digest_of(path: Path) -> Digest:

@@ -87,7 +87,8 @@ def verify_model(store: Store, name: ModelName, progress: Progress | None = None
     _check_kinds(found, manifest.config, manifest.layers)
     with Reporting(progress, f"verifying {name}", sum(b.size for b in manifest.blobs)):
         for layer in manifest.blobs:
-            kind = "config" if layer.digest == manifest.config.digest else layer.kind
+            is_config = layer.digest == manifest.config.digest
+            kind = "config" if is_config else layer.kind  # whatever media type it came with
             _check_blob(found, store.blob(layer.digest), layer, kind, progress)
     size = sum(b.size for b in manifest.blobs)
     return Report(str(name), manifest.digest, size, tuple(found.checks), found.tags, found.source)
@@ -114,7 +115,12 @@ def verify_file(path: Path, progress: Progress | None = None) -> Report:
 def _check_kinds(found: _Findings, config: Layer, layers: Iterable[Layer]) -> None:
     known = _GGUF_KINDS | _TEXT_KINDS | _OTHER_KINDS | _JSON_KINDS.keys() - {"config"}
     kinds = [layer.kind for layer in layers]
-    found.add("config", "media_type", config.media_type == CONFIG_TYPE, config.media_type)
+    found.add(
+        _subject("config", config),
+        "media_type",
+        config.media_type == CONFIG_TYPE,
+        config.media_type,
+    )
     for layer in layers:
         # A newer Ollama may know more; an unknown type is worth a line, not a failure.
         note = "" if layer.kind in known else " (unknown to this version)"

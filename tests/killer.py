@@ -1,0 +1,130 @@
+"""Kill a command at every write, each time on a fresh copy of a folder.
+
+    killer.py PRISTINE STATES ARGUMENT...     `@` in an argument is the folder
+
+For N = 1, 2, ... a child process runs the command line on a copy of PRISTINE and kills itself before, in
+the middle of (half the bytes are written) and after the Nth call of a function of `tqconvert.fs` that
+changes a file, until the command comes to its end. Each state stays in a folder of its own in STATES;
+stdout is JSON: a list of {"folder", "call", "when"}.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tqconvert import fs
+
+READERS = {
+    "can_clone", "can_insert", "free_bytes", "lock", "read_at", "read_into", "storage_error", "unsupported",
+    "write_lease", "written_elsewhere",
+}  # fmt: skip
+"""Public functions of `tqconvert.fs` that change no file; all others are armed."""
+
+HALVES = ("write_at", "copy_range", "append")
+MAX_CALLS = 200
+NO_MIDDLE = 99
+
+
+def writers() -> list[str]:
+    """The functions at which a command is killed."""
+    return [
+        name
+        for name, value in vars(fs).items()
+        if callable(value) and getattr(value, "__module__", "") == fs.__name__
+        and not name.startswith("_") and name not in READERS
+    ]  # fmt: skip
+
+
+def states(pristine: Path, work: Path, *arguments: str) -> list[dict[str, str]]:
+    """What a command leaves behind, killed at every write (runs this file as a program)."""
+    import subprocess
+
+    command = [sys.executable, __file__, str(pristine), str(work), *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _arm(number: int, when: str, tell: int) -> None:
+    """Wrap every writer; the Nth call of any of them is the last."""
+    calls = 0
+
+    def wrap(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls != number:
+                return real(*args, **kwargs)
+            os.write(tell, name.encode())
+            if when == "before":
+                _die()
+            if when == "middle":
+                args, kwargs = _half(name, args, kwargs)
+            try:
+                return real(*args, **kwargs)
+            finally:
+                _die()
+
+        return wrapped
+
+    for name in writers():
+        setattr(fs, name, wrap(name, getattr(fs, name)))
+
+
+def _half(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """The same call for the first half of the bytes."""
+    if name not in HALVES:
+        os._exit(NO_MIDDLE)
+    if name == "copy_range":
+        return args, {**kwargs, "length": kwargs["length"] // 2}
+    fd, data, *offset = args
+    return (fd, data[: len(data) // 2], *offset), kwargs
+
+
+def _killed(number: int, when: str, arguments: list[str]) -> tuple[int, str]:
+    """Exit status of the command, and the function in which it was killed."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 1)
+        os.dup2(silence, 2)
+        _arm(number, when, write)
+        from tqconvert.cli import main
+
+        os._exit(main(arguments))
+    os.close(write)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with os.fdopen(read) as f:
+        return status, f.read()
+
+
+def _run(pristine: Path, work: Path, arguments: list[str]) -> list[dict[str, str]]:
+    import tqconvert.cli.tag  # noqa: F401 - imported once, before the children
+
+    found = []
+    for number in range(1, MAX_CALLS):
+        for when in ("before", "middle", "after"):
+            folder = work / f"{number}-{when}"
+            shutil.copytree(pristine, folder)
+            status, call = _killed(number, when, [a.replace("@", str(folder)) for a in arguments])
+            if not call and status == 0:
+                return found
+            if status == -signal.SIGKILL:
+                found.append({"folder": str(folder), "call": call, "when": when})
+            elif status != NO_MIDDLE:
+                raise SystemExit(f"{arguments} ended with {status} at {number} {when} {call}")
+    raise SystemExit(f"{arguments}: no end after {MAX_CALLS} writes")
+
+
+if __name__ == "__main__":
+    json.dump(_run(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]), sys.stdout)

@@ -8,7 +8,7 @@ from tqconvert.gguf.header import Header
 from tqconvert.kv.hparams import Hparams, Keys, MissingKeyError, read_hparams
 from tqconvert.kv.layers import Layer, LayerKind, Layout
 from tqconvert.kv.recurrent import add_unknown_state
-from tqconvert.kv.rules import DENSE, NO_CACHE, RULES
+from tqconvert.kv.rules import DENSE, NO_CACHE, RULES, canonical
 
 
 def layout_of(header: Header) -> Layout:
@@ -20,15 +20,16 @@ def layout_of(header: Header) -> Layout:
     """
     arch, keys = header.architecture, Keys(header)
     n_ctx_train = keys.integer("context_length")
-    if arch in NO_CACHE:
+    name = canonical(arch)
+    if name in NO_CACHE:
         return _without_cache(keys, arch, n_ctx_train)
     try:
         hp = read_hparams(keys)
     except MissingKeyError as e:
         return Layout(arch, (), n_ctx_train, known=False, notes=(f"the file has no {e}",))
-    rule = RULES.get(arch)
+    rule = RULES.get(name)
     if rule is None:
-        if arch in DENSE:
+        if name in DENSE:
             return _layout(arch, hp, n_ctx_train)
         return _upper_bound(keys, arch, n_ctx_train, f"unknown architecture {arch or '(none)'}")
     try:

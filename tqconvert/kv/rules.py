@@ -51,6 +51,18 @@ def _granite_switch(keys: Keys, hp: Hparams) -> None:  # noqa: ARG001
     hp.trunk_only = False
 
 
+ALIASES = {
+    "deepseekocr": "deepseek2-ocr", "glmocr": "glm4", "gptoss": "gpt-oss",
+    "olmo3": "olmo2", "qwen25vl": "qwen2vl",
+}  # fmt: skip
+"""Names of files that Ollama made for its own engine -> llama.cpp's (llama/compat/llama-ollama-compat.cpp)."""
+
+
+def canonical(architecture: str) -> str:
+    """llama.cpp's name of the architecture."""
+    return ALIASES.get(architecture, architecture)
+
+
 RULES: dict[str, Rule] = {
     "afmoe": windows.sliding(4, optional=True),
     "cohere2": windows.sliding(4),

@@ -46,19 +46,20 @@ def modelfile(
 ) -> None:
     """Make a Modelfile for stock Ollama, or check one with --lint.
 
-    An installed model keeps its own template, parameters and system text. For a bare GGUF only what is
-    certain is written; the rest stands in comments.
+    An installed model keeps its own template, parameters and system text. For a
+    bare GGUF only what is certain is written; the rest stands in comments.
 
     \b
-    tqconvert modelfile qwen3.5:27b --memory 24GiB -o Modelfile
-    tqconvert modelfile --lint Modelfile
+    Examples:
+      tqconvert modelfile qwen3.5:27b --memory 24GiB -o Modelfile
+      tqconvert modelfile --lint Modelfile
 
     \b
     Writes: the file of -o, else nothing.
     Exit codes: 0 ok, 1 --lint found something, 2 usage, 4 not a GGUF or damaged,
     5 no such file or model, 6 -o exists and differs (--yes replaces it).
     The codes of findings: docs/modelfile.md.
-    """
+    """  # noqa: D301 - \b keeps Typer from joining lines
     out = Output("modelfile", json=as_json, quiet=quiet)
     if lint:
         if output or memory or num_ctx:
@@ -109,7 +110,13 @@ def _make(
     yes: bool,
 ) -> None:
     from tqconvert.gguf.header import read_header
-    from tqconvert.modelfile.make import from_gguf, from_manifest, from_path, with_origin
+    from tqconvert.modelfile.make import (
+        from_gguf,
+        from_manifest,
+        from_path,
+        own_num_ctx,
+        with_origin,
+    )
     from tqconvert.modelfile.render import render
     from tqconvert.models import find_model
     from tqconvert.store.layout import Store
@@ -117,7 +124,8 @@ def _make(
     at = Store(settings(store=store).store)
     model = find_model(target, at)
     header = read_header(model.path)
-    tokens = _num_ctx(header, memory, num_ctx)
+    kept = model.name is not None and own_num_ctx(at, model.name) is not None
+    tokens = _num_ctx(header, memory, num_ctx, kept=kept)
     if model.name is None:
         made = from_gguf(header, from_=from_path(model.path, output), num_ctx=tokens)
     else:
@@ -143,18 +151,22 @@ def _commands(made: "Modelfile") -> list[dict[str, str]]:
     return [{"kind": c.kind, "key": c.key, "value": c.value} for c in made.commands]
 
 
-def _num_ctx(header: "Header", memory: str | None, num_ctx: str | None) -> tuple[int, str] | None:
+def _num_ctx(
+    header: "Header", memory: str | None, num_ctx: str | None, *, kept: bool
+) -> tuple[int, str] | None:
+    """Tokens and reason by the options, else by the plan; None: the model's own stays."""
+    from tqconvert.modelfile.make import requested_num_ctx
     from tqconvert.units import parse_bytes, parse_context
 
     if memory and num_ctx:
         raise UsageError("--memory and --num-ctx both set num_ctx (give one)")
     if num_ctx:
-        return parse_context(num_ctx), "asked for by --num-ctx"
-    if memory is None:
+        return requested_num_ctx(header, parse_context(num_ctx))
+    if memory is None and kept:
         return None
     from tqconvert.kv.plan import choose_num_ctx
 
-    return choose_num_ctx(header, parse_bytes(memory))
+    return choose_num_ctx(header, parse_bytes(memory) if memory else None)
 
 
 def _command(model: "Model", memory: str | None, num_ctx: str | None) -> str:

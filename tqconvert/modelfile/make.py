@@ -101,6 +101,21 @@ def from_gguf(header: Header, *, from_: str, num_ctx: NumCtx | None) -> Modelfil
     return draft.finish()
 
 
+def own_num_ctx(store: Store, name: ModelName) -> int | None:
+    """`num_ctx` in the installed model's own parameters, None where they set none."""
+    own = read_own(store.require_manifest(name), blob_reader(store))
+    value = own.params.get("num_ctx")
+    return value if isinstance(value, int) else None
+
+
+def requested_num_ctx(header: Header, n_ctx: int) -> NumCtx:
+    """The context that the user asked for; the reason says if the model was made for less."""
+    limit = header.arch("context_length")
+    if isinstance(limit, int) and n_ctx > limit:
+        return n_ctx, f"asked for by --num-ctx; the model was made for {limit}"
+    return n_ctx, "asked for by --num-ctx"
+
+
 def with_origin(modelfile: Modelfile, header: Header, command: str) -> Modelfile:
     """The Modelfile with comments at its top: which model, and the command that made it."""
     title = header.text("general.name") or header.architecture

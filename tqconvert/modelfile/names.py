@@ -6,7 +6,7 @@ deprecatedParameters, model/renderers/renderer.go, model/parsers/parsers.go.
 
 import math
 import re
-from collections.abc import Callable
+from decimal import Decimal
 from typing import Literal
 
 Kind = Literal["int", "float", "bool", "strings"]
@@ -78,13 +78,17 @@ PARSERS = frozenset({
 })  # fmt: skip
 
 _INT = re.compile(r"[+-]?[0-9]+")
-_FLOAT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_HEX = re.compile(r"[+-]?0[xX](?=\.?[0-9a-fA-F])[0-9a-fA-F]*\.?[0-9a-fA-F]*[pP][+-]?[0-9]+")
+_DIGITS = r"[0-9](?:_?[0-9])*"
+_FLOAT = re.compile(rf"[+-]?(?:{_DIGITS}\.?(?:{_DIGITS})?|\.{_DIGITS})(?:[eE][+-]?{_DIGITS})?")
+_HEX = re.compile(
+    r"[+-]?0[xX](?=_?\.?[0-9a-fA-F])(?:_?[0-9a-fA-F])*(?:\.(?:[0-9a-fA-F](?:_?[0-9a-fA-F])*)?)?"
+    rf"[pP][+-]?{_DIGITS}"
+)
 _SPECIAL = re.compile(r"[+-]?(?:inf|infinity)|nan", re.IGNORECASE)
 _BOOLS = frozenset({
     "1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False",
 })  # fmt: skip
-_FLOAT32_LIMIT = 2.0**128 - 2.0**103
+_FLOAT32_LIMIT = 2**128 - 2**103
 """From here on a number rounds to infinity in float32, and Go's ParseFloat refuses it."""
 
 
@@ -96,17 +100,22 @@ def accepts(kind: Kind, value: str) -> bool:
         case "float":
             if _SPECIAL.fullmatch(value):
                 return True
-            if _HEX.fullmatch(value):
-                return _fits_float32(float.fromhex, value)
-            return bool(_FLOAT.fullmatch(value)) and _fits_float32(float, value)
+            if not _FLOAT.fullmatch(value) and not _HEX.fullmatch(value):
+                return False
+            return _fits_float32(value.replace("_", ""))
         case "bool":
             return value in _BOOLS
         case "strings":
             return True
 
 
-def _fits_float32(read: Callable[[str], float], value: str) -> bool:
-    try:
-        return abs(read(value)) < _FLOAT32_LIMIT
-    except OverflowError:
-        return False
+def _fits_float32(value: str) -> bool:
+    if "x" in value.lower():
+        try:
+            return abs(float.fromhex(value)) < _FLOAT32_LIMIT
+        except OverflowError:
+            return False
+    number = abs(float(value))
+    if number == _FLOAT32_LIMIT:  # the text may lie just below what its nearest double is
+        return abs(Decimal(value)) < _FLOAT32_LIMIT
+    return number < _FLOAT32_LIMIT

@@ -6,6 +6,7 @@ ends with the quote, there are no escapes, and `#` begins a comment only where a
 """
 
 import codecs
+import re
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ MAX_BYTES = 16 << 20
 
 _BLANK = " \t"
 _NEWLINE = "\r\n"
+_BREAK = re.compile(r"\r\n|\r|\n")
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _NAME = _LETTERS | frozenset("0123456789_")
 
@@ -274,8 +276,4 @@ def _bad_role(role: str, line: int) -> ModelfileError:
 
 def _line_starts(text: str) -> list[int]:
     """Positions where lines begin, as editors count them: CR LF is one break."""
-    starts = [0]
-    for i, c in enumerate(text):
-        if c == "\n" or (c == "\r" and text[i + 1 : i + 2] != "\n"):
-            starts.append(i + 1)
-    return starts
+    return [0, *(m.end() for m in _BREAK.finditer(text))]

@@ -273,7 +273,8 @@ def _is_upper_command(line: str) -> bool:
 
 
 def _number(value: str) -> float:
-    return float.fromhex(value) if "x" in value.lower() else float(value)
+    digits = value.replace("_", "")
+    return float.fromhex(digits) if "x" in digits.lower() else float(digits)
 
 
 def _is_path(value: str, folder: Path | None) -> bool:

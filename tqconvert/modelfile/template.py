@@ -11,6 +11,7 @@ _ACTION = re.compile(
 )
 _TEXT = re.compile(r"\"(?:\\.|[^\"\\\n])*\"|`[^`]*`|'(?:\\.|[^'\\\n])*'")
 _FIELD = re.compile(r"(?<![\w)])(?:\$\w*)?\.([A-Z]\w*)")
+_WORD = re.compile(r"[A-Za-z]\w*")
 _OPENERS = frozenset({"if", "range", "with", "define", "block"})
 _INTERFACE = frozenset({"Messages", "Prompt", "System", "Response", "Suffix", "Tools"})
 
@@ -24,28 +25,35 @@ def actions(template: str) -> Iterator[str]:
 
 
 def block_problem(template: str) -> str | None:
-    """What Go's parser would say about `{{`, `}}` and `{{ end }}`; None where they match."""
+    """What Go's parser would say about `{{`, `}}` and blocks; None where it finds nothing.
+
+    Names of functions and variables are not looked at.
+    """
     at = 0
     while (start := template.find("{{", at)) >= 0:
         m = _ACTION.match(template, start)
         if m is None:
             return "an action {{ is not closed"
         at = m.end()
-    depth = 0
+    has_else: list[bool] = []
     for body in actions(template):
-        word = re.match(r"\w*", body.removeprefix("-").lstrip())
-        match word[0] if word else "":
-            case "end":
-                depth -= 1
-            case "else" if not depth:
+        m = _WORD.match(body)
+        word, rest = (m[0], body[m.end() :]) if m else ("", body)
+        if not body or (body.startswith("-") and not body[1:2].isdigit()):
+            return f"{{{{ {body} }}}} is no action"
+        if word == "end":
+            if not has_else:
+                return "{{ end }} without a block"
+            has_else.pop()
+        elif word == "else":
+            if not has_else or has_else[-1]:
                 return "{{ else }} outside a block"
-            case opener if opener in _OPENERS:
-                depth += 1
-            case _:
-                pass
-        if depth < 0:
-            return "{{ end }} without a block"
-    return f"{depth} {{{{ end }}}} missing" if depth else None
+            has_else[-1] = not rest.strip()
+        elif word in _OPENERS:
+            if not rest.strip():
+                return f"{{{{ {word} }}}} without a condition"
+            has_else.append(False)
+    return f"{len(has_else)} {{{{ end }}}} missing" if has_else else None
 
 
 def fields(template: str) -> frozenset[str]:

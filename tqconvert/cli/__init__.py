@@ -71,6 +71,9 @@ def build_app() -> typer.Typer:
     )
     for module in (pull, info, plan, tag, modelfile, install, doctor, config, cache):
         module.register(app)
+    for command in app.registered_commands:
+        # Typer cuts a summary that it takes from the docstring off at the line's end.
+        command.short_help = (command.callback.__doc__ or "").partition("\n")[0]
     return app
 
 
@@ -114,7 +117,10 @@ def _run(args: list[str]) -> int:
         # Typer has met a closed pipe and said nothing (its core.py, EPIPE), or printed completion.
         _drop_stdout()
         return 0 if e.code in (None, 0, 1) else int(e.code)
-    return result if isinstance(result, int) else 0
+    code = result if isinstance(result, int) else 0
+    if code == _InterruptedError.exit_code:  # what Typer makes of KeyboardInterrupt
+        raise _InterruptedError("interrupted")
+    return code
 
 
 def _fail(e: TqError, args: Sequence[str]) -> int:

@@ -78,7 +78,9 @@ def _document(x: "Leftover") -> dict[str, Any]:
 def register(app: typer.Typer) -> None:
     """Add `cache`."""
     group = typer.Typer(
-        help="Partial downloads and temporary files.", no_args_is_help=True, rich_markup_mode=None
+        help="Remove what interrupted commands left in the store.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
     )
     group.command("prune")(prune)
     # A callback keeps `prune` a command of its own while it is the only one.
@@ -87,4 +89,4 @@ def register(app: typer.Typer) -> None:
 
 
 def _group() -> None:
-    """Partial downloads and temporary files."""
+    """Remove what interrupted commands left in the store."""

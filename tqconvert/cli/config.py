@@ -41,7 +41,9 @@ def show(
 
 def register(app: typer.Typer) -> None:
     """Add `config`."""
-    group = typer.Typer(help="Settings.", no_args_is_help=True, rich_markup_mode=None)
+    group = typer.Typer(
+        help="Show the settings in force.", no_args_is_help=True, rich_markup_mode=None
+    )
     group.command("show")(show)
     # A callback keeps `show` a command of its own while it is the only one.
     group.callback()(_group)
@@ -49,4 +51,4 @@ def register(app: typer.Typer) -> None:
 
 
 def _group() -> None:
-    """Settings."""
+    """Show the settings in force."""

@@ -11,7 +11,7 @@ from tqconvert.kv.windows import WINDOW
 
 
 def _ssm(keys: Keys, hp: Hparams, *, groups: bool = True) -> None:
-    """Convolution history and state of a state-space layer (llama-hparams.cpp:150, :185)."""
+    """Convolution history and state of a state-space layer (llama-hparams.cpp:208, :236)."""
     conv, inner = keys.need("ssm.conv_kernel"), keys.need("ssm.inner_size")
     state = keys.need("ssm.state_size")
     n_group = keys.need("ssm.group_count") if groups else 0
@@ -32,7 +32,7 @@ def mamba2(keys: Keys, hp: Hparams) -> None:
 
 
 def rwkv(keys: Keys, hp: Hparams) -> None:
-    """Token shift and one square state per head, no attention (llama-hparams.cpp:150, :185)."""
+    """Token shift and one square state per head, no attention (llama-hparams.cpp:208, :236)."""
     hp.state_r = keys.integer("token_shift_count", 2) * hp.n_embd
     hp.state_s = hp.n_embd * keys.need("wkv.head_size")
     hp.is_recr = [True] * hp.n_layer_all
@@ -87,7 +87,7 @@ def lfm2_sliding(keys: Keys, hp: Hparams) -> None:
 
 
 def kda(keys: Keys, hp: Hparams) -> None:
-    """Kimi's delta attention: three convolutions and a square state per head (llama-hparams.cpp:162)."""
+    """Kimi's delta attention: three convolutions and a square state per head (llama-hparams.cpp:219)."""
     mla(keys, hp)
     dim, conv = keys.need("kda.head_dim"), keys.need("ssm.conv_kernel")
     hp.state_r = 3 * (conv - 1 if conv else 3) * hp.n_head[0] * dim
@@ -142,7 +142,7 @@ def qwen4exp(keys: Keys, hp: Hparams) -> None:
     delta_net(keys, hp)
     hp.indexer_k = keys.need("attention.indexer.key_length")
     hp.indexer = [not recr for recr in hp.is_recr[: hp.n_layer]]
-    # The n-gram embedding's convolution keeps its own history (llama-hparams.cpp:204).
+    # The n-gram embedding's convolution keeps its own history (llama-hparams.cpp:268).
     rows = max(0, keys.integer("ple.conv_kernel") - 1) * keys.integer("ple.ngram_size")
     values = rows * keys.integer("hyper_connection.count") * hp.n_embd
     hp.extra_state = dict.fromkeys(keys.array("ple.layers") or (), values)

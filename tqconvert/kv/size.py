@@ -11,7 +11,7 @@ from tqconvert.kv.layers import Layer, LayerKind, Layout
 from tqconvert.kv.types import CACHE_TYPES, CacheType
 
 PAD = 256
-"""Contexts and windows are padded to this many cells (llama-context.cpp:290, llama-kv-cache-iswa.cpp:67)."""
+"""Contexts and windows are padded to this many cells (llama-context.cpp:290, llama-kv-cache-iswa.cpp:73)."""
 
 Types = CacheType | Sequence[CacheType]
 """One type for all layers, or one per layer."""
@@ -62,12 +62,12 @@ def kv_bytes(
 
     Each sequence has its own stream of cells (llama-server's default for an explicit -np). Windows and
     chunks hold pad(min(n_ctx, window + n_ubatch), 256) cells; states are f32 and do not grow.
-    Source: src/llama-kv-cache.cpp:163, llama-kv-cache-iswa.cpp:67, llama-memory-recurrent.cpp:96.
+    Source: src/llama-kv-cache.cpp:209, llama-kv-cache-iswa.cpp:73, llama-memory-recurrent.cpp:101.
     Raises UsageError for a list of types whose length is not the number of layers.
     """
     k_of, v_of = _per_layer(layout, k), _per_layer(layout, v)
     cells = _cells_per_sequence(n_ctx, n_seq)
-    # A batch is never longer than the context (llama-context.cpp:246).
+    # A batch is never longer than the context (llama-context.cpp:248).
     n_ubatch = min(n_ubatch, n_ctx * n_seq)
     by_kind: dict[LayerKind, int] = {}
     sums: dict[tuple[str, int], list[int]] = {}
@@ -96,7 +96,7 @@ def unusable(layout: Layout, cache_type: CacheType, side: str) -> str | None:
     """Why the type cannot hold side "k" or "v" of this model; None where it can.
 
     The runtime compares the block with the head dimension of every layer, stored or not
-    (llama-context.cpp:3850), and refuses the whole context.
+    (llama-context.cpp:3854), and refuses the whole context.
     """
     if not cache_type.is_quantized or not layout.cached:
         return None
@@ -113,7 +113,7 @@ def unusable_pair(layout: Layout, k: CacheType, v: CacheType) -> str | None:
         if reason := unusable(layout, cache_type, side):
             return reason
     if layout.is_mla and k != v:
-        # llama-context.cpp:3833
+        # llama-context.cpp:3835
         return "MLA keeps one vector for K and V: the runtime takes equal types only"
     return None
 

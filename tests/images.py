@@ -1,4 +1,4 @@
-"""File systems in a file, mounted through a loop device: xfs and btrfs for tests of their calls."""
+"""File systems in a file, mounted through a loop device: ext4, xfs and btrfs for tests of their calls."""
 
 import os
 import shutil
@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-SIZE = {"xfs": 320 << 20, "btrfs": 160 << 20}
+SIZE = {"ext4": 16 << 20, "xfs": 320 << 20, "btrfs": 160 << 20}
+
+OPTIONS = {"ext4": ("-m", "0")}
+"""No blocks that only root may use: a full disk is full."""
 
 
 @contextmanager
@@ -22,7 +25,9 @@ def mounted(kind: str, folder: Path) -> Iterator[Path]:
     root.mkdir()
     with image.open("wb") as f:
         f.truncate(SIZE[kind])
-    subprocess.run([program, "-q", str(image)], check=True, capture_output=True)
+    subprocess.run(
+        [program, "-q", *OPTIONS.get(kind, ()), str(image)], check=True, capture_output=True
+    )
     mount = subprocess.run(
         ["mount", "-o", "loop", str(image), str(root)], capture_output=True, check=False
     )

@@ -17,7 +17,7 @@ def mla(keys: Keys, hp: Hparams) -> None:
 
 
 def dsa(keys: Keys, hp: Hparams) -> None:
-    """MLA and an indexer with one key head; V is left out of both caches (llama-kv-cache-dsa.cpp:41)."""
+    """MLA and an indexer with one key head; V is left out of both caches (llama-kv-cache-dsa.cpp:44)."""
     mla(keys, hp)
     hp.trunk_only = True
     hp.indexer_k = keys.need("attention.indexer.key_length")
@@ -62,7 +62,7 @@ def dots3note(keys: Keys, hp: Hparams) -> None:
 
 
 def minimax_m3(keys: Keys, hp: Hparams) -> None:
-    """The indexer's cache is an ordinary one and stores V too (llama-kv-cache-msa.cpp:43)."""
+    """The indexer's cache is an ordinary one and stores V too (llama-kv-cache-msa.cpp:40)."""
     hp.trunk_only = False
     hp.indexer_k, hp.indexer_v = keys.need("attention.indexer.key_length"), hp.v_full
     dense = keys.integer("leading_dense_block_count")

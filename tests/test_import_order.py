@@ -1,0 +1,91 @@
+"""Which package may import which: the order that keeps the parts apart."""
+
+import ast
+import graphlib
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "tqconvert"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+GROUND = {"", "digest", "errors", "fs", "progress", "reference", "units"}
+"""Modules that stand on nothing but each other."""
+
+MAY_IMPORT = {
+    **dict.fromkeys(GROUND, GROUND),
+    "settings": GROUND,
+    "gguf": GROUND,
+    "kv": GROUND | {"gguf"},
+    "modelfile": GROUND | {"gguf", "kv", "store", "models"},
+    "store": GROUND | {"gguf", "kv", "modelfile"},
+    "registry": GROUND | {"settings", "store"},
+    "models": GROUND | {"gguf", "store"},
+    "summary": GROUND | {"gguf", "kv"},
+    "doctor": GROUND | {"settings", "store"},
+    "pull": GROUND | {"settings", "gguf", "kv", "modelfile", "store", "registry", "models"},
+    "__main__": {"cli"},
+}
+"""Part -> the parts it may import besides itself; `cli` may import all."""
+
+SLOW = {"numpy", "gguf", "huggingface_hub", "urllib3", "tqdm", "filelock", "psutil", "platformdirs"}
+
+
+def part_of(path: Path) -> str:
+    """First name below the package: `kv`, `errors`, "" for the package itself."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0].removesuffix("__init__")
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Names of all modules that are imported anywhere in the file."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            assert node.module is not None
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= set(names) if node.module == "tqconvert" else {node.module}
+    return found
+
+
+def test_every_part_has_its_place() -> None:
+    """A new part of the package gets a line in the table above."""
+    assert {part_of(f) for f in FILES} - {"cli"} <= set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_downwards(path: Path) -> None:
+    """No part imports one that stands above or beside it, not even inside a function."""
+    part = part_of(path)
+    if part == "cli":
+        return
+    for name in imported(ast.parse(path.read_text("utf-8"))):
+        if not name.startswith("tqconvert"):
+            continue
+        target = [*name.split("."), ""][1].replace("__version__", "")
+        assert target == part or target in MAY_IMPORT[part], f"{part} imports {name}"
+
+
+def test_modules_import_each_other_in_one_direction() -> None:
+    """No module imports, through others, itself: each can be read after those below it."""
+    names = {
+        ".".join(f.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): f
+        for f in FILES
+    }
+    graph = {n: imported(ast.parse(f.read_text("utf-8"))) & set(names) for n, f in names.items()}
+    sorter = graphlib.TopologicalSorter(
+        {n: below - {n, "tqconvert"} for n, below in graph.items() if ".cli" not in n}
+    )
+    sorter.prepare()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_slow_packages_are_imported_where_they_are_used(path: Path) -> None:
+    """numpy, gguf and the like are imported inside functions: --help must not pay for them."""
+    tree = ast.parse(path.read_text("utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {n.split(".")[0] for n in imported(ast.Module([node], []))}
+            assert not names & SLOW, f"line {node.lineno}"

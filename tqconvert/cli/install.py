@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,13 +17,13 @@ from tqconvert.cli.options import (
 )
 from tqconvert.cli.output import Output, table
 from tqconvert.errors import RefusedError, UsageError
-from tqconvert.reference import ModelName
-from tqconvert.store.install import InstallPlan, InstallResult, apply_install, plan_install
-from tqconvert.store.layout import Store
-from tqconvert.store.link import DEFAULT_METHODS, LinkMethod
-from tqconvert.store.publish import RemovePlan, apply_remove, plan_remove
-from tqconvert.store.recipe import Recipe, read_recipe
 from tqconvert.units import format_bytes
+
+if TYPE_CHECKING:
+    from tqconvert.reference import ModelName
+    from tqconvert.store.install import InstallPlan, InstallResult
+    from tqconvert.store.layout import Store
+    from tqconvert.store.publish import RemovePlan
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +43,7 @@ def install(
         typer.Option("--modelfile", "-f", help="Template, parameters, system, license."),
     ] = None,
     link: Annotated[
-        LinkMethod | None,
+        Literal["reflink", "hardlink", "symlink", "copy"] | None,
         typer.Option("--link", help="Only this way.", show_default="reflink, hardlink, copy"),
     ] = None,
     remove: Annotated[
@@ -65,15 +65,22 @@ def install(
 
     \b
     Examples:
-      tqconvert install gemma-3-270m-Q4_K_M.gguf --as gemma3:270m --modelfile Modelfile
+      tqconvert install model.gguf --as gemma3:270m --modelfile Modelfile
       tqconvert install --remove gemma3:270m --dry-run
 
     Writes: blobs and one manifest in the store; with --yes over another model of that name.
 
     \b
-    Exit codes: 0 installed or unchanged, 2 usage, 4 not a sound GGUF, 5 no such file or model,
-    6 refused (name taken, a shard, file in use), 7 locked, 9 disk full or read-only.
-    """  # noqa: D301 - \b keeps Typer from joining lines
+    Exit codes: 0 installed or unchanged, 2 usage, 4 not a sound GGUF,
+    5 no such file or model, 6 refused (name taken, a shard, file in use),
+    7 locked, 9 disk full or read-only.
+    """
+    from tqconvert.reference import ModelName
+    from tqconvert.store.install import apply_install, plan_install
+    from tqconvert.store.layout import Store
+    from tqconvert.store.link import DEFAULT_METHODS, LinkMethod
+    from tqconvert.store.recipe import Recipe, read_recipe
+
     at = Store(settings(store=store).store)
     out = Output("install", json=as_json, quiet=quiet)
     if remove is not None:
@@ -90,7 +97,7 @@ def install(
     plan = plan_install(
         file, target, at, progress=progress, replace=yes,
         recipe=read_recipe(modelfile, file) if modelfile else Recipe(),
-        methods=DEFAULT_METHODS if link is None else (link,),
+        methods=DEFAULT_METHODS if link is None else (LinkMethod(link),),
     )  # fmt: skip
     if dry_run:
         out.result(_plan_document(plan), _plan_text(plan), str(plan.manifest.digest))
@@ -101,7 +108,7 @@ def install(
     out.result(_result_document(plan, result), _result_text(plan, result), str(result.manifest))
 
 
-def _plan_document(plan: InstallPlan) -> Mapping[str, Any]:
+def _plan_document(plan: "InstallPlan") -> Mapping[str, Any]:
     return {
         "name": str(plan.name),
         "store": str(plan.store.root),
@@ -118,7 +125,7 @@ def _plan_document(plan: InstallPlan) -> Mapping[str, Any]:
     }
 
 
-def _plan_text(plan: InstallPlan) -> str:
+def _plan_text(plan: "InstallPlan") -> str:
     if not plan.steps:
         return f"{plan.name}: unchanged"
     rows = [(s.action, s.kind, s.digest.short, format_bytes(s.size)) for s in plan.steps]
@@ -127,7 +134,7 @@ def _plan_text(plan: InstallPlan) -> str:
     return f"{verb} {plan.name} in {plan.store.root}{needs}\n" + table(rows, right=[3], indent=2)
 
 
-def _result_document(plan: InstallPlan, result: InstallResult) -> Mapping[str, Any]:
+def _result_document(plan: "InstallPlan", result: "InstallResult") -> Mapping[str, Any]:
     return {
         "name": str(result.name),
         "store": str(plan.store.root),
@@ -142,7 +149,7 @@ def _result_document(plan: InstallPlan, result: InstallResult) -> Mapping[str, A
     }
 
 
-def _result_text(plan: InstallPlan, result: InstallResult) -> str:
+def _result_text(plan: "InstallPlan", result: "InstallResult") -> str:
     if result.status == "unchanged":
         return f"{result.name}: unchanged ({result.manifest.short})"
     done = {"replace": "replaced", "repair": "repaired"}.get(result.status, "installed")
@@ -162,7 +169,9 @@ def _result_text(plan: InstallPlan, result: InstallResult) -> str:
     return "\n".join(lines)
 
 
-def _remove(store: Store, name: ModelName, out: Output, *, yes: bool, dry_run: bool) -> None:
+def _remove(store: "Store", name: "ModelName", out: Output, *, yes: bool, dry_run: bool) -> None:
+    from tqconvert.store.publish import apply_remove, plan_remove
+
     plan = plan_remove(store, name)
     if not dry_run:
         if not plan.own and not yes:
@@ -186,7 +195,7 @@ def _remove(store: Store, name: ModelName, out: Output, *, yes: bool, dry_run: b
     out.result(document, _remove_text(plan, done=not dry_run), str(plan.manifest))
 
 
-def _remove_text(plan: RemovePlan, *, done: bool = False) -> str:
+def _remove_text(plan: "RemovePlan", *, done: bool = False) -> str:
     head = f"{plan.name}: {'removed' if done else 'would be removed'} ({plan.manifest.short})"
     rows = [("remove", b.kind, b.digest.short, format_bytes(b.size)) for b in plan.unused]
     rows += [("keep", b.kind, b.digest.short, format_bytes(b.size)) for b in plan.kept]

@@ -7,7 +7,6 @@ import typer
 
 from tqconvert.cli.options import JsonOpt, QuietOpt, StoreOpt, settings
 from tqconvert.cli.output import Output
-from tqconvert.store.layout import Store
 
 
 def share(
@@ -37,8 +36,9 @@ def share(
     Writes: nothing.
 
     Exit codes: 0 ended by Ctrl-C or SIGTERM, 2 bad address, 5 no such store, 9 address in use.
-    """  # noqa: D301 - \b keeps Typer from joining lines
+    """
     from tqconvert.registry.serve import DEFAULT_PORT, parse_listen, serve_store
+    from tqconvert.store.layout import Store
 
     out = Output("share", json=as_json, quiet=quiet)
     at = Store(settings(store=store).store)

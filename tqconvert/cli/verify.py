@@ -8,8 +8,6 @@ import typer
 
 from tqconvert.cli.options import JsonOpt, ModelArg, QuietOpt, StoreOpt, settings
 from tqconvert.cli.output import Output, table
-from tqconvert.reference import ModelName
-from tqconvert.store.layout import Store
 from tqconvert.units import format_bytes
 
 if TYPE_CHECKING:
@@ -36,8 +34,10 @@ def verify(
     Writes: nothing.
 
     Exit codes: 0 sound, 4 a problem was found, 5 no such file or model.
-    """  # noqa: D301 - \b keeps Typer from joining lines
+    """
     from tqconvert.models import looks_like_path
+    from tqconvert.reference import ModelName
+    from tqconvert.store.layout import Store
     from tqconvert.store.verify import verify_file, verify_model
 
     out = Output("verify", json=as_json, quiet=quiet)

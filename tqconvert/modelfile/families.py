@@ -8,6 +8,7 @@ own chat template is, by its digest, one that it was compared with; see docs/mod
 from dataclasses import dataclass
 
 from tqconvert.digest import digest_bytes
+from tqconvert.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,9 @@ class Family:
     """Why this pair, in the words of a comment."""
     named: str = ""
     """Certain only if the model's name holds this text: other families share the architecture."""
+    reported: tuple[tuple[str, str], ...] = ()
+    """Parameters that somebody reported and nobody checked: they are written as comments."""
+    reporter: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,11 @@ FAMILIES = (
     Family(
         ("qwen35", "qwen35moe"), "qwen3.5", "qwen3.5",
         "the pair of this family (model/renderers, model/parsers)", named="qwen3.5",
+        reported=(
+            ("temperature", "1"), ("top_k", "20"), ("top_p", "0.95"), ("min_p", "0"),
+            ("presence_penalty", "1.5"), ("repeat_penalty", "1"),
+        ),
+        reporter="those of qwen3.6:35b-a3b in ollama issue 15810",
     ),
     Family(("gemma4",), "gemma4", "gemma4", _IMPORT),
     Family(("laguna",), "laguna", "laguna", _IMPORT),
@@ -139,6 +148,15 @@ CHAT_FORMATS = (
 def family_of(architecture: str) -> Family | None:
     """Row of the architecture, None where there is none."""
     return next((f for f in FAMILIES if architecture in f.architectures), None)
+
+
+def chat_format_named(name: str) -> ChatFormat:
+    """Our template of this name. Raises UsageError."""
+    for found in CHAT_FORMATS:
+        if found.name == name:
+            return found
+    known = ", ".join(f.name for f in CHAT_FORMATS)
+    raise UsageError(f"{name}: no chat format (expected one of {known})")
 
 
 def chat_digest(chat_template: str) -> str:

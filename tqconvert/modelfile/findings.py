@@ -68,6 +68,16 @@ class Finding:
         """`error` or `warning`."""
         return CODES[self.code][0]
 
+    def as_json(self) -> dict[str, int | str | None]:
+        """The finding as an object of `--json`."""
+        return {
+            "line": self.line,
+            "code": self.code,
+            "severity": self.severity,
+            "message": self.message,
+            "hint": self.hint,
+        }
+
     def __str__(self) -> str:
         where = f"line {self.line}: " if self.line else ""
         hint = f" ({self.hint})" if self.hint else ""

@@ -12,9 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tqconvert.errors import UsageError
 from tqconvert.gguf.header import Header
 from tqconvert.modelfile import names
-from tqconvert.modelfile.families import CANDIDATES, chat_digest, chat_format_of, family_of
+from tqconvert.modelfile.families import (
+    CANDIDATES,
+    ChatFormat,
+    Family,
+    chat_digest,
+    chat_format_of,
+    family_of,
+)
 from tqconvert.modelfile.own import OwnLayers, blob_reader, read_own
 from tqconvert.modelfile.parse import Command, Modelfile, ModelfileError, printable
 from tqconvert.modelfile.render import quote
@@ -84,10 +92,24 @@ def from_own(
     return draft.finish()
 
 
-def from_gguf(header: Header, *, from_: str, num_ctx: NumCtx | None) -> Modelfile:
-    """Modelfile of a bare GGUF: what its header says for certain, the rest as comments."""
+def from_gguf(
+    header: Header, *, from_: str, num_ctx: NumCtx | None, chat: ChatFormat | None = None
+) -> Modelfile:
+    """Modelfile of a bare GGUF: what its header says for certain, the rest as comments.
+
+    `chat` is the chat format that the user asks for; None: the one that the file is known by.
+    Raises UsageError for a chat format beside a renderer.
+    """
     draft = _Draft(from_)
-    _add_prompt(draft, header)
+    family = family_of(header.architecture)
+    if family is not None and chat is not None:
+        raise UsageError(
+            f"{header.architecture}: has RENDERER {family.renderer}, which makes any TEMPLATE idle"
+        )
+    if family is not None:
+        _add_family(draft, header, family)
+    else:
+        _add_template(draft, header, chat)
     _add_sampling(draft, header)
     if num_ctx is not None:
         draft.add("parameter", str(num_ctx[0]), f"num_ctx: {num_ctx[1]}", key="num_ctx")
@@ -199,41 +221,55 @@ def _add_params(draft: _Draft, params: Mapping[str, Any], num_ctx: NumCtx | None
         draft.add("parameter", str(num_ctx[0]), f"num_ctx: {num_ctx[1]}{before}", key="num_ctx")
 
 
-def _add_prompt(draft: _Draft, header: Header) -> None:
-    """RENDERER and PARSER by family, else TEMPLATE by the digest of the file's chat template."""
-    architecture = header.architecture
-    family = family_of(architecture)
-    if family is not None:
-        named = " ".join(
-            header.text(f"general.{k}") or "" for k in ("name", "basename", "finetune")
+def _add_family(draft: _Draft, header: Header, family: Family) -> None:
+    """RENDERER and PARSER of the family, if the file is certainly one of it."""
+    named = "".join(header.text(f"general.{k}") or "" for k in ("name", "basename", "finetune"))
+    pair = f"RENDERER {family.renderer} and PARSER {family.parser}"
+    if family.named not in named.lower().replace("-", "").replace(" ", ""):
+        draft.note(
+            f"not certain: {pair}: architecture {header.architecture}, "
+            f"but the file's name does not say {family.named}"
         )
-        if family.named and family.named not in named.lower().replace("-", "").replace(" ", ""):
-            draft.note(f"not certain: RENDERER {family.renderer} and PARSER {family.parser}: architecture "
-                       f"{architecture}, but the file's name does not say {family.named}")  # fmt: skip
-            return
-        comment = f"RENDERER, PARSER: {architecture}: {family.source}"
-        draft.add("renderer", family.renderer, comment)
-        draft.add("parser", family.parser, comment)
         return
-    if architecture in CANDIDATES:
-        draft.note(f"not certain: {CANDIDATES[architecture]}")
-    chat = header.text("tokenizer.chat_template")
-    if chat is None:
+    comment = f"RENDERER, PARSER: {header.architecture}: {family.source}"
+    draft.add("renderer", family.renderer, comment)
+    draft.add("parser", family.parser, comment)
+    if family.reported and not any(k.startswith(_SAMPLING_PREFIX) for k in header.entries):
+        draft.note(f"not certain: reported, unverified: {family.reporter}:")
+        for key, value in family.reported:
+            draft.note(f"PARAMETER {key} {value}")
+
+
+def _add_template(draft: _Draft, header: Header, chat: ChatFormat | None) -> None:
+    """TEMPLATE as asked for, or by the digest of the file's own chat template."""
+    if header.architecture in CANDIDATES:
+        draft.note(f"not certain: {CANDIDATES[header.architecture]}")
+    own = header.text("tokenizer.chat_template")
+    found = chat or (chat_format_of(own) if own is not None else None)
+    if found is not None:
+        draft.add("template", found.template, f"TEMPLATE: {_why(found, own)}; {found.limits}")
+        for stop in found.stop:
+            draft.add("parameter", stop, "stop: the end of a turn in this chat format", key="stop")
+    elif own is None:
         draft.note("TEMPLATE: none: the file has no chat template, as base models have none")
-        return
-    found = chat_format_of(chat)
-    if found is None:
-        draft.note(f"not certain: TEMPLATE: the file's chat template (sha256 {chat_digest(chat)[:12]}) was "
-                   "not compared with one of ours")  # fmt: skip
+    else:
+        draft.note(f"not certain: TEMPLATE: the file's chat template (sha256 {chat_digest(own)[:12]}) "
+                   "was not compared with one of ours; --template names one")  # fmt: skip
         draft.note(
             "Ollama 0.30 and later uses the file's own; older ones know some (template/index.json)"
         )
-        return
-    draft.add(
-        "template", found.template, f"TEMPLATE: equals the file's chat template; {found.limits}"
-    )
-    for stop in found.stop:
-        draft.add("parameter", stop, "stop: the end of a turn in this chat format", key="stop")
+
+
+def _why(chat: ChatFormat, own: str | None) -> str:
+    """Where a TEMPLATE comes from, and how certain it is."""
+    if own is None:
+        return (
+            f"{chat.name}, asked for by --template, not compared with a chat template of the file"
+        )
+    digest = chat_digest(own)
+    if digest in chat.digests:
+        return "equals the file's chat template on plain chats"
+    return f"{chat.name}, asked for by --template, not compared with the file's own ({digest[:12]})"
 
 
 def _add_sampling(draft: _Draft, header: Header) -> None:

@@ -126,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._send(404, b"{}")
             return self._send(200, r.manifest if f.manifest is None else f.manifest)
         if m := re.fullmatch(r"(?:/v2/library/tiny/blobs|/cdn)/(.+)", self.path):
-            if f.redirect and not self.path.startswith("/cdn"):
+            if f.redirect is not None and not self.path.startswith("/cdn"):
                 return self._send(307, b"", {"Location": f.redirect.format(digest=m[1])})
             if m[1] not in r.blobs:
                 return self._send(404, b"{}")
@@ -182,6 +182,10 @@ class _Handler(BaseHTTPRequestHandler):
         step = 1 << 16
         sent = 0
         try:
+            if cut == 0:
+                self.close_connection = True
+                self.connection.shutdown(2)
+                return
             while sent < len(body):
                 end = min(sent + step, len(body))
                 for limit in (cut, stall):

@@ -123,10 +123,10 @@ def _plan_text(plan: "PullPlan") -> str:
     where = plan.destination.file or f"{plan.target} in {_home(plan.destination.store.root)}"
     lines = [f"{plan.name} -> {where}"]
     rows = [
-        (layer.kind, layer.digest.short, format_bytes(layer.size), "fetch") for layer in plan.fetch
+        (layer.label, layer.digest.short, format_bytes(layer.size), "fetch") for layer in plan.fetch
     ]
     rows += [
-        (layer.kind, layer.digest.short, format_bytes(layer.size), "here") for layer in plan.reuse
+        (layer.label, layer.digest.short, format_bytes(layer.size), "here") for layer in plan.reuse
     ]
     if plan.local and plan.main:
         rows.append(

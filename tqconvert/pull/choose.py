@@ -23,6 +23,8 @@ def choose_tags(header: Header, type_k: CacheTypes | None, type_v: CacheTypes | 
     """
     from tqconvert.kv.arch import layout_of
     from tqconvert.kv.recommend import default_types
+    from tqconvert.kv.size import unusable
+    from tqconvert.kv.types import parse_cache_type
 
     if is_tagged(header):
         return _tagged_already(header, by_hand=bool(type_k or type_v))
@@ -33,8 +35,12 @@ def choose_tags(header: Header, type_k: CacheTypes | None, type_v: CacheTypes | 
             return TagChoice(None, policy.reasons)
         return TagChoice(KvTags(policy.type_k, policy.type_v), policy.reasons)
     k, v = type_k or policy.type_k or "f16", type_v or policy.type_v or "f16"
-    _check(k, "k", layout)
-    _check(v, "v", layout)
+    for side, types in (("k", k), ("v", v)):
+        for name in (types,) if isinstance(types, str) else types:
+            if reason := unusable(layout, parse_cache_type(name), side):
+                raise UsageError(
+                    f"--type-{side} {name}: {reason}", hint="tqconvert plan shows what can be used"
+                )
     return TagChoice(KvTags(k, v), ("types given by hand",))
 
 

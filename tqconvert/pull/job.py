@@ -1,13 +1,14 @@
 """A pull from request to result: what the command line and other programs call."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqconvert.digest import Digest
-from tqconvert.errors import UsageError
+from tqconvert.errors import NotFoundError
 from tqconvert.models import looks_like_path
-from tqconvert.progress import Progress
+from tqconvert.progress import Progress, Reporting
 from tqconvert.pull.modelfile import write_modelfile
 from tqconvert.pull.plan import Destination, PullPlan, Wish, check_plan, plan_pull
 from tqconvert.pull.receive import Workplace
@@ -16,7 +17,11 @@ from tqconvert.reference import ModelName
 from tqconvert.registry.http import Endpoint, Http
 from tqconvert.registry.ollama import OllamaRegistry
 from tqconvert.settings import Settings
+from tqconvert.store.hashing import hash_file
+from tqconvert.store.install import check_source
 from tqconvert.store.layout import Store
+from tqconvert.store.manifest import MODEL_TYPE, Layer, Manifest
+from tqconvert.store.recipe import Recipe, config_blob
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +51,58 @@ def prepare(request: PullRequest, settings: Settings, progress: Progress) -> Job
 
     Raises UsageError, NotFoundError, NetworkError, AuthError, BadManifestError.
     """
-    if looks_like_path(request.source):
-        raise UsageError(f"{request.source}: local files come next")
-    name = ModelName.parse(request.source)
-    target = _target(name, request)
+    connections = request.connections or settings.connections
     http = Http(
         insecure=settings.insecure, offline=settings.offline, stall_s=settings.stall_s,
-        connections=request.connections or settings.connections,
+        connections=connections,
     )  # fmt: skip
+    if looks_like_path(request.source):
+        return _prepare_file(request, settings, http, progress)
+    name = ModelName.parse(request.source)
+    target = _target(name, request)
     registry = OllamaRegistry(http, name)
     manifest = registry.fetch_manifest(name)
-    destination = (
-        Destination.in_folder(request.to, target)
-        if request.to
-        else Destination.in_store(Store(settings.store), target)
-    )
+    destination = _destination(request, settings, target)
     plan = plan_pull(name, target, manifest, destination, request.wish)
     place = Workplace(
-        destination.partials, http, progress,
-        connections=request.connections or settings.connections, retries=settings.retries,
-    )  # fmt: skip
+        destination.partials, http, progress, connections=connections, retries=settings.retries
+    )
     return Job(request, plan, place, registry.blob)
+
+
+def _prepare_file(request: PullRequest, settings: Settings, http: Http, progress: Progress) -> Job:
+    """The job for a GGUF on this disk: hashed first, so that a second pull finds it unchanged."""
+    path = Path(request.source).expanduser()
+    header = check_source(path)
+    with Reporting(progress, f"hashing {path.name}", header.size):
+        digest = hash_file(path, advance=progress.advance)[0]
+    model = Layer.make(MODEL_TYPE, digest, header.size)
+    config = config_blob(header, Recipe(), (digest,))
+    name = _name_of(path)
+    target = _target(name, request)
+    destination = _destination(request, settings, target)
+    plan = plan_pull(
+        path, target, Manifest.make(config.layer, (model,)), destination, request.wish,
+        local=path, inline={config.layer.digest: config.data},
+    )  # fmt: skip
+    place = Workplace(destination.partials, http, progress)
+    return Job(request, plan, place, _no_source)
+
+
+def _no_source(digest: Digest) -> Endpoint:
+    raise NotFoundError(f"{digest}: not on this disk any more", hint="run the same command again")
+
+
+def _name_of(path: Path) -> ModelName:
+    """A name for a file: its own, in the characters that names have."""
+    stem = re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower()).strip("-._")
+    return ModelName.parse(stem or "model")
+
+
+def _destination(request: PullRequest, settings: Settings, target: ModelName) -> Destination:
+    if request.to:
+        return Destination.in_folder(request.to, target)
+    return Destination.in_store(Store(settings.store), target)
 
 
 def carry_out(job: Job, *, yes: bool = False) -> PullResult:

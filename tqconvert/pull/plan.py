@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tqconvert import fs
+from tqconvert.digest import Digest
 from tqconvert.errors import RefusedError, StorageError, TqError
 from tqconvert.gguf.header import read_header
 from tqconvert.gguf.tags import PAGE, CacheTypes, read_tags
@@ -64,7 +65,7 @@ class Destination:
     @property
     def partials(self) -> Path:
         """Folder of downloads under way."""
-        return self.store.private / "partial"
+        return self.store.partials
 
     def place_of(self, layer: Layer, *, is_main: bool) -> Path:
         """Where the finished blob lies or will lie."""
@@ -77,7 +78,7 @@ class Destination:
 class PullPlan:
     """A pull that has not begun. `main` is the model layer that is tagged (the first of them)."""
 
-    name: ModelName
+    name: ModelName | Path
     target: ModelName
     destination: Destination
     manifest: Manifest
@@ -87,7 +88,10 @@ class PullPlan:
     fetch: tuple[Layer, ...]
     reuse: tuple[Layer, ...]
     local: Path | None
-    """The untagged model in this store, copied instead of downloaded."""
+    """The untagged model on this disk, copied instead of downloaded."""
+
+    inline: Mapping[Digest, bytes]
+    """Small blobs that were made here: the config of a local file."""
 
     kept_bytes: int
     """Bytes that an interrupted pull left here."""
@@ -129,27 +133,32 @@ class PullPlan:
 
 
 def plan_pull(
-    name: ModelName, target: ModelName, manifest: Manifest, destination: Destination, wish: Wish
-) -> PullPlan:
+    name: ModelName | Path, target: ModelName, manifest: Manifest, destination: Destination,
+    wish: Wish, *, local: Path | None = None, inline: Mapping[Digest, bytes] | None = None,
+) -> PullPlan:  # fmt: skip
     """The plan for a manifest that was fetched. Reads the store, changes nothing."""
     models = manifest.layers_of("model")
     main = models[0] if models else None
     fetch: list[Layer] = []
     reuse: list[Layer] = []
-    kept, local = 0, None
+    kept, inline = 0, inline or {}
     for layer in manifest.blobs:
         tagged = wish.tag and layer is main
         here = destination.place_of(layer, is_main=layer is main)
-        if tagged and _has_size(destination.store.blob(layer.digest), layer.size):
-            local = destination.store.blob(layer.digest)
-        elif not tagged and _has_size(here, layer.size):
+        untagged = destination.store.blob(layer.digest)
+        if layer is main and local is not None:
+            continue
+        if tagged and _has_size(untagged, layer.size):
+            local = untagged
+        elif layer.digest not in inline and not tagged and _has_size(here, layer.size):
             reuse.append(layer)
-        else:
+        elif layer.digest not in inline:
             fetch.append(layer)
             kept += partial_of(destination, layer, tag=tagged).kept_bytes()
     state = _state(target, manifest, destination, wish)
     return PullPlan(
-        name, target, destination, manifest, wish, state, main, tuple(fetch), tuple(reuse), local, kept
+        name, target, destination, manifest, wish, state, main, tuple(fetch), tuple(reuse), local,
+        inline, kept,
     )  # fmt: skip
 
 

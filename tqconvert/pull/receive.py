@@ -9,12 +9,15 @@ from tqconvert import fs
 from tqconvert.digest import Digest, digest_bytes
 from tqconvert.errors import DigestMismatchError, InvalidGgufError
 from tqconvert.gguf.tags import PAGE
-from tqconvert.progress import Progress
+from tqconvert.progress import Progress, Silent
 from tqconvert.pull.assemble import Assembled, Assembly, ChooseTags
 from tqconvert.registry.follow import Watermark
 from tqconvert.registry.http import Endpoint, Http
 from tqconvert.registry.partial import Partial
 from tqconvert.registry.transfer import Stats, Transfer
+
+SHOWN_BYTES = 1 << 20
+"""Blobs from this size on show their progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +78,23 @@ def fetch_blob(
 def _transfer(
     place: Workplace, blob: Blob, source: Endpoint, partial: Partial, total: Stats
 ) -> Assembled:
+    progress = _progress(place, blob)
     transfer = Transfer(
-        place.http, source, partial, subject=blob.subject, progress=place.progress,
+        place.http, source, partial, subject=blob.subject, progress=progress,
         connections=place.connections, retries=place.retries,
     )  # fmt: skip
     assembly = Assembly(
         partial, transfer.watermark, subject=blob.subject, expected=blob.digest,
         is_model=blob.is_model, choose=blob.choose,
     )  # fmt: skip
-    place.progress.start(blob.subject, blob.size, partial.done.total())
+    progress.start(blob.subject, blob.size, partial.done.total())
     try:
         transfer.run(assembly.on_prefix)
         return assembly.finish()
     finally:
         transfer.watermark.abort()
         assembly.join()
-        place.progress.finish()
+        progress.finish()
         total.add(transfer.stats)
 
 
@@ -107,14 +111,15 @@ def copy_blob(
             partial, watermark, subject=blob.subject, expected=blob.digest,
             is_model=blob.is_model, choose=blob.choose,
         )  # fmt: skip
-        place.progress.start(blob.subject, blob.size)
+        progress = _progress(place, blob)
+        progress.start(blob.subject, blob.size)
         try:
-            _copy(source, partial, watermark, assembly, place.progress)
+            _copy(source, partial, watermark, assembly, progress)
             done = assembly.finish()
         finally:
             watermark.abort()
             assembly.join()
-            place.progress.finish()
+            progress.finish()
         partial.publish(target(done.digest))
     except OSError as e:
         partial.discard()
@@ -152,6 +157,11 @@ def _copy(
             advance(partial.size)
     finally:
         os.close(src)
+
+
+def _progress(place: Workplace, blob: Blob) -> Progress:
+    """Progress of a blob that takes a while; configs and templates pass unseen."""
+    return place.progress if blob.size >= SHOWN_BYTES else Silent()
 
 
 def _partial(place: Workplace, blob: Blob) -> Partial:

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tqconvert import fs
 from tqconvert.digest import Digest, digest_path
-from tqconvert.errors import DigestMismatchError, LockedError, NotFoundError
+from tqconvert.errors import DigestMismatchError, LockedError
 from tqconvert.gguf.header import Header, read_header
 from tqconvert.gguf.tags import KvTags, read_tags
 from tqconvert.pull.assemble import Assembled
@@ -20,9 +21,9 @@ from tqconvert.pull.plan import PullPlan, State, plan_pull
 from tqconvert.pull.receive import Blob, Workplace, copy_blob, fetch_blob
 from tqconvert.registry.http import Endpoint
 from tqconvert.registry.transfer import Stats
-from tqconvert.store.install import install_manifest
-from tqconvert.store.layout import folder_lock
+from tqconvert.store.layout import folder_lock, inherit_owner
 from tqconvert.store.manifest import MODEL_TYPE, SOURCE_KEY, SOURCE_MANIFEST_KEY, Layer, Manifest
+from tqconvert.store.publish import LOCK, install_manifest
 
 SourceOf = Callable[[Digest], Endpoint]
 """Where a blob is to be had."""
@@ -50,19 +51,29 @@ def run_pull(plan: PullPlan, source_of: SourceOf, place: Workplace) -> PullResul
     """
     began = time.monotonic()
     with _blob_lock(plan, plan.main.digest if plan.main else plan.manifest.digest, place):
-        fresh = plan_pull(plan.name, plan.target, plan.manifest, plan.destination, plan.wish)
+        fresh = plan_pull(
+            plan.name, plan.target, plan.manifest, plan.destination, plan.wish,
+            local=plan.local, inline=plan.inline,
+        )  # fmt: skip
         if fresh.state is State.UNCHANGED:
             return _unchanged(fresh, began)
         run = _Run(fresh, source_of, place)
         manifest = run.blobs()
-        install_manifest(
-            plan.destination.store, plan.target, manifest, replace=plan.state is State.REPLACE,
-            files={run.main_layer.digest: run.model} if run.main_layer and run.model else {},
-        )  # fmt: skip
+        _publish(plan, manifest)
         return PullResult(
             fresh, fresh.state, manifest, run.model, run.header, run.tags, run.choice,
             time.monotonic() - began, run.stats,
         )  # fmt: skip
+
+
+def _publish(plan: PullPlan, manifest: Manifest) -> None:
+    """Write the manifest, the last step; a folder's own store does not hold the model itself."""
+    store = plan.destination.store
+    if plan.destination.file is None:
+        install_manifest(store, plan.target, manifest, replace=plan.state is State.REPLACE)
+        return
+    with store.locked(LOCK):
+        store.write_manifest(plan.target, manifest.data)
 
 
 def _unchanged(plan: PullPlan, began: float) -> PullResult:
@@ -111,11 +122,17 @@ class _Run:
         """A blob that stays as it is: verified if it is here, else fetched."""
         path = self._plan.destination.store.blob(layer.digest)
         with _blob_lock(self._plan, layer.digest, self._place):
+            data = self._plan.inline.get(layer.digest)
             if self._verified(layer, path):
+                return
+            if data is not None:
+                fs.write_atomic(path, data, temporary_in=self._plan.destination.store.staging())
+                inherit_owner(path)
                 return
             blob = Blob(_subject(layer), layer.digest, layer.size, is_model=layer.kind == "model")
             _, stats = fetch_blob(self._place, blob, self._source_of(layer.digest), lambda _: path)
             self.stats.add(stats)
+            inherit_owner(path)
 
     def _verified(self, layer: Layer, path: Path) -> bool:
         try:
@@ -137,32 +154,45 @@ class _Run:
             self._untagged_main(layer)
             return
         blob = Blob(_subject(layer), layer.digest, layer.size, is_model=True, choose=self._choose)
-        done = self._copied(blob) if plan.local else None
-        if done is None:
-            done, stats = fetch_blob(
-                self._place, blob, self._source_of(layer.digest), self._place_for
-            )
-            self.stats.add(stats)
-        self._finish(layer, done)
+        done = self._brought(blob)
+        self.tags, self.model = done.tags, self._place_for(done.digest)
+        self.header = read_header(self.model)
+        self.main_layer = layer
+        if done.tags is not None:
+            annotations = {
+                SOURCE_KEY: str(done.source_digest),
+                SOURCE_MANIFEST_KEY: str(plan.manifest.digest),
+            }
+            self.main_layer = Layer.make(MODEL_TYPE, done.digest, done.size, annotations)
 
     def _untagged_main(self, layer: Layer) -> None:
-        path = self._plan.destination.place_of(layer, is_main=True)
+        path = self._place_for(layer.digest)
         if not self._verified(layer, path):
-            blob = Blob(_subject(layer), layer.digest, layer.size, is_model=True)
-            _, stats = fetch_blob(self._place, blob, self._source_of(layer.digest), lambda _: path)
-            self.stats.add(stats)
+            self._brought(Blob(_subject(layer), layer.digest, layer.size, is_model=True))
         self.model, self.main_layer = path, layer
         self.header = read_header(path)
+        self.tags = read_tags(self.header)
 
-    def _copied(self, blob: Blob) -> Assembled | None:
-        """The tagged file made from the untagged blob of this store; None if that is damaged or gone."""
-        assert self._plan.local is not None
+    def _brought(self, blob: Blob) -> Assembled:
+        """The blob from this disk if it is there and whole, else from the source."""
+        done = None
+        if self._plan.local is not None:
+            done = self._copied(blob, self._plan.local)
+        if done is None:
+            assert blob.digest is not None
+            source = self._source_of(blob.digest)
+            done, stats = fetch_blob(self._place, blob, source, self._place_for)
+            self.stats.add(stats)
+        inherit_owner(self._place_for(done.digest))
+        return done
+
+    def _copied(self, blob: Blob, local: Path) -> Assembled | None:
         try:
-            return copy_blob(self._place, blob, self._plan.local, self._place_for)
-        except (DigestMismatchError, NotFoundError):
-            self._place.progress.note(
-                f"{blob.subject}: the copy in the store is damaged; fetching it"
-            )
+            return copy_blob(self._place, blob, local, self._place_for)
+        except DigestMismatchError:
+            if self._plan.inline:
+                raise
+            self._place.progress.note(f"{blob.subject}: the copy here is damaged; fetching it")
             return None
 
     def _choose(self, header: Header) -> KvTags | None:
@@ -173,18 +203,6 @@ class _Run:
 
     def _place_for(self, digest: Digest) -> Path:
         return self._plan.destination.file or self._plan.destination.store.blob(digest)
-
-    def _finish(self, layer: Layer, done: Assembled) -> None:
-        self.tags, self.model = done.tags, self._place_for(done.digest)
-        self.header = read_header(self.model)
-        if done.tags is None:
-            self.main_layer = layer
-            return
-        annotations = {
-            SOURCE_KEY: str(done.source_digest),
-            SOURCE_MANIFEST_KEY: str(self._plan.manifest.digest),
-        }
-        self.main_layer = Layer.make(MODEL_TYPE, done.digest, done.size, annotations)
 
 
 @contextmanager
@@ -205,4 +223,4 @@ def _blob_lock(plan: PullPlan, digest: Digest, place: Workplace) -> Iterator[Non
 
 
 def _subject(layer: Layer) -> str:
-    return f"{layer.kind.removeprefix('application/')} {layer.digest.short}"
+    return f"{layer.label} {layer.digest.short}"

@@ -121,7 +121,8 @@ class Transfer:
             workers = list(self._workers)
         for worker in workers:
             worker.join(TICK_S / len(workers))
-        return any(worker.is_alive() for worker in workers)
+        with self._lock:  # workers start each other: the list may be longer now
+            return any(worker.is_alive() for worker in self._workers)
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -133,9 +134,9 @@ class Transfer:
 
     def _start_worker(self) -> None:
         worker = threading.Thread(target=self._work, daemon=True, name="transfer")
-        with self._lock:
+        with self._lock:  # nobody may see a worker that is not alive yet
+            worker.start()
             self._workers.append(worker)
-        worker.start()
 
     def _start_others(self) -> None:
         """The server has ranges: fetch several at a time."""
@@ -210,13 +211,16 @@ class Transfer:
             check(response, self._subject, self._target.url)
             self._check_answer(response, span, whole=whole)
             self._read(response, span)
+        except BaseException:
+            drop(response)
+            raise
         finally:
             with self._lock:
                 self._open.discard(response)
-            if span.at < span.end:
-                drop(response)
-            else:
-                response.release_conn()
+        if span.at < span.end:  # told to stop in the middle
+            drop(response)
+        else:
+            response.release_conn()
 
     def _ask(self, headers: dict[str, str]) -> "urllib3.BaseHTTPResponse":
         """The answer from where the last redirect led; signed addresses expire, so also from the start."""

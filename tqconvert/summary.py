@@ -5,7 +5,6 @@ from functools import cached_property
 from pathlib import Path
 
 from tqconvert.gguf.header import Header, Tensor, read_header
-from tqconvert.gguf.shards import find_shards
 from tqconvert.gguf.tags import KvTags, read_tags
 from tqconvert.gguf.types import FILE_TYPES
 from tqconvert.kv.arch import layout_of
@@ -120,4 +119,6 @@ def read_summary(path: Path) -> Summary:
     header = read_header(path)
     if (header.integer("split.count") or 1) == 1:
         return Summary((header,))
+    from tqconvert.gguf.shards import find_shards
+
     return Summary(tuple(read_header(p) for p in find_shards(path)))

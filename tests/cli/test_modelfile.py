@@ -10,7 +10,7 @@ from builders import LLAMA, tiny_gguf
 TEXT = """\
 # Modelfile of tiny llama, for stock Ollama
 # made by: tqconvert modelfile m.gguf --num-ctx 2k
-# The KV cache types are tags in the GGUF, or OLLAMA_KV_CACHE_TYPE of the server: no PARAMETER sets them.
+# KV cache types: OLLAMA_KV_CACHE_TYPE of the server, or tags in the GGUF (tqconvert tag); no PARAMETER sets them
 
 FROM ./m.gguf
 
@@ -75,6 +75,15 @@ def test_num_ctx_above_the_models_context_is_said(run_cli):
     """The user gets what was asked for, with a remark."""
     _, out, _ = run_cli("modelfile", "m.gguf", "--num-ctx", "8k")
     assert "# num_ctx: asked for by --num-ctx; the model was made for 4096\n" in out
+
+
+def test_tags_of_the_file_are_named(run_cli, tmp_path):
+    """They stand in a comment: a PARAMETER for them would be refused."""
+    tags = {"general.kv_cache.type_k": "q8_0", "general.kv_cache.type_v": ["turbo4", "f16"]}
+    tiny_gguf(tmp_path / "t.gguf", LLAMA | tags)
+    _, out, _ = run_cli("modelfile", "t.gguf")
+    assert "# KV cache types: tagged q8_0/by layer in the GGUF" in out
+    assert "PARAMETER kv" not in out
 
 
 def test_template_is_chosen_by_name(run_cli):

@@ -1,7 +1,7 @@
 """What the linter finds: the table of codes, a finding, and what the rules look at.
 
-`error`: Ollama refuses the Modelfile or the model cannot be made. `warning`: Ollama takes it, and what
-comes out is not what the text says. True of v0.19.0 and v0.32.15 alike unless a finding names a version.
+`error`: Ollama refuses the Modelfile, or makes a model that cannot answer (MF302). `warning`: Ollama takes it,
+and what comes out is not what the text says. True of v0.19.0 and v0.32.15 unless a finding names a version.
 """
 
 from collections.abc import Callable, Iterable
@@ -43,7 +43,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "MF209": ("warning", "PARAMETER named like a command, which Ollama takes for that command"),
     "MF301": ("warning", "TEMPLATE beside a RENDERER, which wins"),
     "MF302": ("error", "unknown RENDERER"),
-    "MF303": ("error", "unknown PARSER"),
+    "MF303": ("warning", "unknown PARSER, which Ollama ignores"),
     "MF304": ("warning", "RENDERER without the PARSER of the same name"),
     "MF305": ("warning", "command more than once where only the last counts"),
     "MF306": ("error", "TEMPLATE in Jinja (Ollama's are Go templates)"),

@@ -144,9 +144,18 @@ def with_origin(modelfile: Modelfile, header: Header, command: str) -> Modelfile
     lines = (
         f"Modelfile of {title}, for stock Ollama",
         f"made by: {command}",
-        "The KV cache types are tags in the GGUF, or OLLAMA_KV_CACHE_TYPE of the server: no PARAMETER sets them.",
+        f"KV cache types: {_cache_types(header)}; no PARAMETER sets them",
     )
     return replace(modelfile, header=tuple(_one_line(line) for line in lines))
+
+
+def _cache_types(header: Header) -> str:
+    """Where the KV cache types of this model come from."""
+    sides = [header.get(f"general.kv_cache.type_{side}") for side in "kv"]
+    if sides == [None, None]:
+        return "OLLAMA_KV_CACHE_TYPE of the server, or tags in the GGUF (tqconvert tag)"
+    named = [s if isinstance(s, str) else "f16" if s is None else "by layer" for s in sides]
+    return f"tagged {named[0]}/{named[1]} in the GGUF, which a patched runtime obeys"
 
 
 def from_path(path: Path, output: Path | None) -> str:

@@ -110,12 +110,16 @@ def test_download_that_runs_is_left_alone(run_cli: Any, store: Path) -> None:
 
 
 def test_links_out_of_the_store_are_not_followed(run_cli: Any, store: Path, tmp_path: Path) -> None:
-    """A link in the partials' folder is no leftover, and what it names stays."""
+    """A link is no leftover, and neither is what a linked folder holds."""
     other = tmp_path / "precious"
-    other.write_text("x")
-    (store / ".tqconvert" / "partial" / "link").symlink_to(other)
+    other.mkdir()
+    (other / f"{A}.partial").write_text("x")
+    link = store / ".tqconvert" / "partial" / f"{'c' * 64}.partial"
+    link.symlink_to(other / f"{A}.partial")
+    (store / "blobs" / ".tqconvert").symlink_to(other)
     run_cli("cache", "prune", "--store", store)
-    assert other.read_text() == "x"
+    assert link.is_symlink()
+    assert (other / f"{A}.partial").read_text() == "x"
 
 
 def test_no_store_yet(run_cli: Any, tmp_path: Path) -> None:

@@ -86,14 +86,14 @@ def pull(
     taken, 9 disk, 11 network, 12 refused by the server, 130 interrupted.
     """  # noqa: D301 - \b keeps Typer from joining lines
     from tqconvert.pull.job import PullRequest, carry_out, prepare
-    from tqconvert.pull.plan import Wish
+    from tqconvert.pull.plan import State, Wish
 
     out = Output("pull", json=json, quiet=quiet)
     request = PullRequest(
         source=name,
         as_name=as_name,
         to=to,
-        wish=Wish(not no_tag, _types(type_k), _types(type_v)),
+        wish=Wish(not no_tag, type_k, type_v),
         memory=parse_bytes(memory) if memory else None,
         connections=connections,
     )
@@ -105,23 +105,20 @@ def pull(
             {"dry_run": True, **job.plan.to_json()}, _plan_text(job.plan), str(job.plan.target)
         )
         return
-    if not json and not quiet:
+    if job.plan.state is not State.UNCHANGED:
         out.note(_plan_text(job.plan))
     result = carry_out(job, yes=yes)
     essential = str(result.plan.destination.file or result.plan.target)
     out.result(_result_json(result), _result_text(result), essential)
 
 
-def _types(text: str | None) -> str | tuple[str, ...] | None:
-    """One name, or one per layer."""
-    if text is None or "," not in text:
-        return text
-    return tuple(part.strip() for part in text.split(","))
-
-
 def _plan_text(plan: "PullPlan") -> str:
+    from tqconvert.pull.plan import State
+
     where = plan.destination.file or f"{plan.target} in {_home(plan.destination.store.root)}"
     lines = [f"{plan.name} -> {where}"]
+    if plan.state is State.UNCHANGED:
+        return f"{lines[0]}\n  nothing to do"
     rows = [
         (layer.label, layer.digest.short, format_bytes(layer.size), "fetch") for layer in plan.fetch
     ]
@@ -134,8 +131,8 @@ def _plan_text(plan: "PullPlan") -> str:
         )
     lines.append(table(rows, right=(2,), indent=2))
     kept = f", {format_bytes(plan.kept_bytes)} kept from before" if plan.kept_bytes else ""
-    state = {"new": "", "replace": ", replaces what is there", "unchanged": ", nothing to do"}
-    lines.append(f"  {format_bytes(plan.fetch_bytes)} to fetch{kept}{state[plan.state.value]}")
+    replaces = ", replaces what is there" if plan.state is State.REPLACE else ""
+    lines.append(f"  {format_bytes(plan.fetch_bytes)} to fetch{kept}{replaces}")
     return "\n".join(lines)
 
 
@@ -155,7 +152,9 @@ def _result_text(result: "PullResult") -> str:
         )
     rows.append(("modelfile", _home(plan.destination.modelfile)))
     rows.append(("manifest", result.manifest.digest.short))
-    if result.state is not State.UNCHANGED:
+    if result.state is not State.UNCHANGED and not result.stats.received:
+        rows.append(("took", f"{result.seconds:.1f} s, nothing fetched"))
+    elif result.state is not State.UNCHANGED:
         rate = result.stats.received / max(result.seconds, 1e-6)
         took = f"{format_bytes(result.stats.received)} in {result.seconds:.1f} s, {format_bytes(int(rate))}/s"
         if result.stats.retries:

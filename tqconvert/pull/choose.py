@@ -1,10 +1,10 @@
-"""Which tags a model gets: types given by hand, checked; else the policy's."""
+"""Which tags a model gets on its way: types given by hand, checked; else the policy's."""
 
 from dataclasses import dataclass
 
-from tqconvert.errors import UsageError
+from tqconvert.errors import CheckFailedError, UsageError
 from tqconvert.gguf.header import Header
-from tqconvert.gguf.tags import CacheTypes, KvTags, is_tagged, read_tags
+from tqconvert.gguf.tags import KvTags, is_tagged, read_tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,33 +15,22 @@ class TagChoice:
     reasons: tuple[str, ...]
 
 
-def choose_tags(header: Header, type_k: CacheTypes | None, type_v: CacheTypes | None) -> TagChoice:
-    """Tags for the model with this header. Raises UsageError for types it cannot use.
+def choose_tags(header: Header, type_k: str | None, type_v: str | None) -> TagChoice:
+    """Tags for the model with this header; a type is a name, or one per layer with commas.
 
-    A side that is not given comes from the policy (`kv.recommend.default_types`); the policy tags
-    nothing where a family is known to lose too much.
+    A model that the policy advises against, or that comes tagged, is left as it is and not refused:
+    the pull goes on. Raises UsageError for types given by hand that the model cannot use.
     """
-    from tqconvert.kv.arch import layout_of
-    from tqconvert.kv.recommend import default_types
-    from tqconvert.kv.size import unusable
-    from tqconvert.kv.types import parse_cache_type
+    from tqconvert.kv.given import choose_types
 
+    by_hand = type_k is not None or type_v is not None
     if is_tagged(header):
-        return _tagged_already(header, by_hand=bool(type_k or type_v))
-    layout = layout_of(header)
-    policy = default_types(header, layout)
-    if type_k is None and type_v is None:
-        if policy.type_k is None or policy.type_v is None:
-            return TagChoice(None, policy.reasons)
-        return TagChoice(KvTags(policy.type_k, policy.type_v), policy.reasons)
-    k, v = type_k or policy.type_k or "f16", type_v or policy.type_v or "f16"
-    for side, types in (("k", k), ("v", v)):
-        for name in (types,) if isinstance(types, str) else types:
-            if reason := unusable(layout, parse_cache_type(name), side):
-                raise UsageError(
-                    f"--type-{side} {name}: {reason}", hint="tqconvert plan shows what can be used"
-                )
-    return TagChoice(KvTags(k, v), ("types given by hand",))
+        return _tagged_already(header, by_hand=by_hand)
+    try:
+        chosen = choose_types(header, type_k, type_v)
+    except CheckFailedError as e:
+        return TagChoice(None, (e.message,))
+    return TagChoice(KvTags(chosen.type_k, chosen.type_v), chosen.reasons)
 
 
 def _tagged_already(header: Header, *, by_hand: bool) -> TagChoice:

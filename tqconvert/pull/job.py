@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqconvert.digest import Digest
 from tqconvert.errors import NotFoundError
+from tqconvert.modelfile.make import from_gguf
 from tqconvert.models import looks_like_path
 from tqconvert.progress import Progress, Reporting
 from tqconvert.pull.modelfile import write_modelfile
@@ -21,7 +22,7 @@ from tqconvert.store.hashing import hash_file
 from tqconvert.store.install import check_source
 from tqconvert.store.layout import Store
 from tqconvert.store.manifest import MODEL_TYPE, Layer, Manifest
-from tqconvert.store.recipe import Recipe, config_blob
+from tqconvert.store.recipe import config_blob, recipe_blobs, recipe_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +78,16 @@ def _prepare_file(request: PullRequest, settings: Settings, http: Http, progress
     with Reporting(progress, f"hashing {path.name}", header.size):
         digest = hash_file(path, advance=progress.advance)[0]
     model = Layer.make(MODEL_TYPE, digest, header.size)
-    config = config_blob(header, Recipe(), (digest,))
+    recipe = recipe_of(from_gguf(header, from_=str(path), num_ctx=None))
+    extra = recipe_blobs(recipe)
+    layers = (model, *(blob.layer for blob in extra))
+    config = config_blob(header, recipe, tuple(layer.digest for layer in layers))
     name = _name_of(path)
     target = _target(name, request)
     destination = _destination(request, settings, target)
     plan = plan_pull(
-        path, target, Manifest.make(config.layer, (model,)), destination, request.wish,
-        local=path, inline={config.layer.digest: config.data},
+        path, target, Manifest.make(config.layer, layers), destination, request.wish,
+        local=path, inline={blob.layer.digest: blob.data for blob in (*extra, config)},
     )  # fmt: skip
     place = Workplace(destination.partials, http, progress)
     return Job(request, plan, place, _no_source)

@@ -7,23 +7,24 @@ from tqconvert.pull.run import PullResult
 def write_modelfile(result: PullResult, memory: int | None) -> None:
     """Write the Modelfile where the plan says; an equal one is left alone. Raises StorageError.
 
-    FROM names the installed model, or the file beside the Modelfile; `num_ctx` is what fits `memory`.
+    FROM names the installed model, or the file beside the Modelfile. `num_ctx` is what fits `memory`;
+    without that the model's own value stays.
     """
     from tqconvert.kv.plan import choose_num_ctx
-    from tqconvert.modelfile.make import from_manifest
+    from tqconvert.modelfile.make import from_manifest, own_num_ctx, with_origin
     from tqconvert.modelfile.render import render
 
     if result.header is None:
         return
     plan = result.plan
+    store = plan.destination.store
     from_ = f"./{plan.destination.file.name}" if plan.destination.file else str(plan.target)
-    num_ctx = choose_num_ctx(result.header, memory)
-    model = from_manifest(
-        plan.destination.store, plan.target, result.header, from_=from_, num_ctx=num_ctx
-    )
-    data = render(model).encode()
+    keeps_own = memory is None and own_num_ctx(store, plan.target) is not None
+    num_ctx = None if keeps_own else choose_num_ctx(result.header, memory)
+    made = from_manifest(store, plan.target, result.header, from_=from_, num_ctx=num_ctx)
+    data = render(with_origin(made, result.header, f"tqconvert pull {plan.name}")).encode()
     path = plan.destination.modelfile
     if path.exists() and path.read_bytes() == data:
         return
-    plan.destination.store.make_folder(path.parent)
+    store.make_folder(path.parent)
     fs.write_atomic(path, data)

@@ -12,6 +12,7 @@ from tqconvert.digest import Digest
 from tqconvert.errors import RefusedError, StorageError, TqError
 from tqconvert.gguf.header import read_header
 from tqconvert.gguf.tags import PAGE, CacheTypes, read_tags
+from tqconvert.pull.choose import choose_tags
 from tqconvert.reference import ModelName
 from tqconvert.registry.partial import Partial
 from tqconvert.store.layout import Store
@@ -32,11 +33,13 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """How the model is to be tagged: types by hand, types by the policy, or not at all."""
+    """How the model is to be tagged: types by hand (one name, or one per layer with commas), types
+    by the policy, or not at all.
+    """
 
     tag: bool = True
-    type_k: CacheTypes | None = None
-    type_v: CacheTypes | None = None
+    type_k: str | None = None
+    type_v: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,10 +205,15 @@ def _state(target: ModelName, manifest: Manifest, destination: Destination, wish
     )
     if not complete:
         return State.NEW if _made_from(there, manifest) else State.REPLACE
-    if not wish.tag or not there.layers_of("model"):
-        return State.UNCHANGED if there.data == manifest.data else State.REPLACE
-    if _made_from(there, manifest) and _has_tags(there, destination, wish):
-        return State.UNCHANGED
+    main = there.layers_of("model")[:1]
+    if there.data == manifest.data:
+        would_tag = (
+            wish.tag and main and _would_tag(destination.place_of(main[0], is_main=True), wish)
+        )
+        return State.REPLACE if would_tag else State.UNCHANGED
+    if wish.tag and main and _made_from(there, manifest):
+        path = destination.place_of(main[0], is_main=True)
+        return State.UNCHANGED if _has_tags(path, wish) else State.REPLACE
     return State.REPLACE
 
 
@@ -216,16 +224,31 @@ def _made_from(there: Manifest, manifest: Manifest) -> bool:
     return there.data == manifest.data or source == str(manifest.digest)
 
 
-def _has_tags(there: Manifest, destination: Destination, wish: Wish) -> bool:
+def _would_tag(path: Path, wish: Wish) -> bool:
+    """Whether the untagged model that is there would get tags now."""
+    try:
+        return choose_tags(read_header(path), wish.type_k, wish.type_v).tags is not None
+    except TqError:
+        return True  # the pull itself says what is wrong
+
+
+def _has_tags(path: Path, wish: Wish) -> bool:
     """Whether the installed model has the types that were asked for by hand."""
     if wish.type_k is None and wish.type_v is None:
         return True
-    main = there.layers_of("model")[0]
     try:
-        tags = read_tags(read_header(destination.place_of(main, is_main=True)))
+        tags = read_tags(read_header(path))
     except TqError:
         return False
-    return tags is not None and (wish.type_k, wish.type_v) == (tags.type_k, tags.type_v)
+    if tags is None:
+        return False
+    pairs = ((wish.type_k, tags.type_k), (wish.type_v, tags.type_v))
+    return all(asked is None or asked == _as_given(there) for asked, there in pairs)
+
+
+def _as_given(types: CacheTypes) -> str:
+    """Types as a user writes them."""
+    return types if isinstance(types, str) else ",".join(types)
 
 
 def _has_size(path: Path, size: int) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqconvert import fs
 from tqconvert.digest import Digest, digest_path
-from tqconvert.errors import DigestMismatchError, LockedError
+from tqconvert.errors import DigestMismatchError, InvalidGgufError, LockedError
 from tqconvert.gguf.header import Header, read_header
 from tqconvert.gguf.tags import KvTags, read_tags
 from tqconvert.pull.assemble import Assembled
@@ -189,7 +189,7 @@ class _Run:
     def _copied(self, blob: Blob, local: Path) -> Assembled | None:
         try:
             return copy_blob(self._place, blob, local, self._place_for)
-        except DigestMismatchError:
+        except (DigestMismatchError, InvalidGgufError):
             if self._plan.inline:
                 raise
             self._place.progress.note(f"{blob.subject}: the copy here is damaged; fetching it")

@@ -5,11 +5,9 @@ and after each of them. Linux calls answer OSError where the file system has no 
 choose the next method.
 """
 
-import ctypes
 import errno
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +48,8 @@ def storage_error(e: OSError, path: str | os.PathLike[str]) -> StorageError:
 def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     if not sys.platform.startswith("linux"):
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     call = libc.fallocate64 if hasattr(libc, "fallocate64") else libc.fallocate
     call.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -87,6 +87,8 @@ def clone_file(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> None
     Linux: FICLONERANGE. macOS: clonefile(2), not run there.
     """
     if sys.platform == "darwin":
+        import ctypes
+
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.clonefile(os.fsencode(src), os.fsencode(dst), 0):
             number = ctypes.get_errno()
@@ -198,6 +200,8 @@ def write_atomic(
     `temporary_in` is another folder of the same file system, for folders that other programs list.
     Raises StorageError; then the old file is as it was.
     """
+    import tempfile
+
     folder = temporary_in or os.path.dirname(os.path.abspath(path))
     try:
         fd, temporary = tempfile.mkstemp(dir=folder, prefix=".tqconvert-", suffix=".tmp")
@@ -298,9 +302,9 @@ def set_mode(fd: int, mode: int) -> None:
 def can_insert(folder: str | os.PathLike[str], length: int) -> bool:
     """Whether files in `folder` can grow at their start by `length` bytes, tried on a nameless one."""
     try:
-        with tempfile.TemporaryFile(dir=folder, buffering=0) as f:
-            os.ftruncate(f.fileno(), 2 * length)
-            _fallocate(f.fileno(), _FALLOC_FL_INSERT_RANGE, 0, length)
+        with _nameless(folder) as fd:
+            os.ftruncate(fd, 2 * length)
+            _fallocate(fd, _FALLOC_FL_INSERT_RANGE, 0, length)
     except OSError:
         return False
     return True
@@ -309,15 +313,28 @@ def can_insert(folder: str | os.PathLike[str], length: int) -> bool:
 def can_clone(folder: str | os.PathLike[str]) -> bool:
     """Whether files in `folder` can share data, tried on nameless ones."""
     try:
-        with (
-            tempfile.TemporaryFile(dir=folder, buffering=0) as a,
-            tempfile.TemporaryFile(dir=folder, buffering=0) as b,
-        ):
-            os.ftruncate(a.fileno(), 4096)
-            clone_range(a.fileno(), b.fileno(), src_offset=0, dst_offset=4096)
+        with _nameless(folder) as a, _nameless(folder) as b:
+            os.ftruncate(a, 4096)
+            clone_range(a, b, src_offset=0, dst_offset=4096)
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def _nameless(folder: str | os.PathLike[str]) -> Iterator[int]:
+    """An empty file in `folder` that has no name, or loses it at once, and goes when closed."""
+    try:
+        fd = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    except (OSError, AttributeError):  # not Linux; file systems without O_TMPFILE, such as NFS
+        import tempfile
+
+        fd, name = tempfile.mkstemp(dir=folder)
+        os.unlink(name)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def lock(fd: int) -> bool:

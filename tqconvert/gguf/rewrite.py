@@ -4,9 +4,8 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from tqconvert import fs
 from tqconvert.errors import LockedError, StorageError
@@ -16,8 +15,7 @@ from tqconvert.units import format_bytes
 _NAME_MAX = 255
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(NamedTuple):
     """What a new file holds: `page`, then `length` bytes of the open file `fd` from `start` on."""
 
     page: bytes

@@ -4,7 +4,7 @@ import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from tqconvert.errors import InvalidGgufError, LockedError
 from tqconvert.gguf import tags
@@ -14,8 +14,7 @@ from tqconvert.gguf.tags import PAGE
 Kind = Literal["plain", "tagged", "interrupted"]
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(NamedTuple):
     """What changes when somebody writes a file or puts another in its place."""
 
     device: int

@@ -11,6 +11,7 @@ import argparse
 import os
 import statistics
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +25,13 @@ ROW = 1 << 12
 BAR_S, BAR_RATIO = 0.050, 100
 BAR_BYTES = 32 << 20
 """Memory over --version: the header's pages that were touched, and nothing that grows with the file."""
+
+PEAK = (
+    "import pathlib, sys; from tqconvert.cli import main; code = main(sys.argv[1:])\n"
+    "status = pathlib.Path('/proc/self/status').read_text()\n"
+    "print(status.split('VmHWM:')[1].split()[0], file=sys.stderr); sys.exit(code)"
+)
+"""A command that reports its own peak: ru_maxrss of a child begins at its parent's size (Linux)."""
 
 
 def make_model(source: Path, target: Path, n_bytes: int) -> None:
@@ -64,7 +72,7 @@ def run(work: Path, *, n_bytes: int = 4 * 10**9, runs: int = 9) -> list[Row]:
     peer_s = peer.seconds + time.perf_counter() - began
     version = f"--version {seconds(statistics.median(r.seconds for r in base))}"
     over = _over(tagged, base)
-    over_bytes = max(r.rss_bytes for r in tagged) - min(r.rss_bytes for r in base)
+    over_bytes = _peak("tag", model) - _peak("--version")
     ratio, size = peer_s / own, f"{model.stat().st_size / 1e9:.1f} GB"
     return [
         Row(f"tag {size} in place with fsync, over --version", f"+{seconds(over)}", version, "",
@@ -85,6 +93,12 @@ def _after_sync(command: list[str | Path]) -> Measured:
     if measured.code:
         raise RuntimeError(f"{command} ended with {measured.code}")
     return measured
+
+
+def _peak(*arguments: str | Path) -> int:
+    command = [sys.executable, "-c", PEAK, *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(ran.stderr.split()[-1]) * 1024
 
 
 def _over(ours: list[Measured], base: list[Measured]) -> float:

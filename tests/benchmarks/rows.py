@@ -8,7 +8,7 @@ empty folder on a real disk. It measures its peer in the same run and imports fr
 import os
 import statistics
 import subprocess
-import time
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,19 +39,33 @@ class Measured:
     code: int
 
 
-def measure(argv: Sequence[str | os.PathLike[str]], *, cwd: Path | None = None,
-            env: dict[str, str] | None = None) -> Measured:  # fmt: skip
+# A process starts with the peak memory of the one that forked it (ru_maxrss survives exec), so a
+# small one stands in between.
+_LAUNCHER = """
+import os, resource, sys, time
+null = os.open(os.devnull, os.O_RDWR)
+began = time.perf_counter()
+actions = [(os.POSIX_SPAWN_DUP2, null, n) for n in (0, 1, 2)]
+pid = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ, file_actions=actions)
+_, status, usage = os.wait4(pid, 0)
+print(time.perf_counter() - began, usage.ru_maxrss, os.waitstatus_to_exitcode(status))
+"""
+
+
+def measure(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+) -> Measured:
     """Run a program to its end with its output thrown away."""
-    began = time.perf_counter()
-    with subprocess.Popen(
-        [os.fspath(a) for a in argv], cwd=cwd, env=env, stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    ) as process:  # fmt: skip
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - began
-        process.returncode = os.waitstatus_to_exitcode(status)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", _LAUNCHER, *map(os.fspath, argv)],
+        cwd=cwd, env=env, stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    seconds, rss, code = done.stdout.split()
     unit = 1 if os.uname().sysname == "Darwin" else 1024  # getrusage(2): bytes there, KiB here
-    return Measured(seconds, usage.ru_maxrss * unit, process.returncode)
+    return Measured(float(seconds), int(rss) * unit, int(code))
 
 
 def median_of(times: int, work: Callable[[], Measured]) -> Measured:

@@ -9,6 +9,7 @@ and layers of a few kilobytes. The server's log is complete before it computes a
 """
 
 import argparse
+import os
 import re
 import socket
 import subprocess
@@ -427,8 +428,8 @@ def logged(
         try:
             for _ in range(int(seconds / 0.05)):
                 ended = process.poll() is not None
-                log.seek(0)
-                text = log.read().decode("utf-8", "replace")
+                # Not seek and read: the server writes at the same offset.
+                text = os.pread(log.fileno(), 1 << 26, 0).decode("utf-8", "replace")
                 if "compute buffer size" in text or ended:
                     return _sizes(text)
                 time.sleep(0.05)

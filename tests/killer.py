@@ -109,7 +109,14 @@ def _killed(number: int, when: str, arguments: list[str]) -> tuple[int, str]:
 
 
 def _run(pristine: Path, work: Path, arguments: list[str]) -> list[dict[str, str]]:
-    import tqconvert.cli.tag  # noqa: F401 - imported once, before the children
+    # Imported once, before the children; pydantic is what Typer converts options with.
+    import filelock  # noqa: F401
+    from pydantic import TypeAdapter, fields  # noqa: F401
+
+    import tqconvert.cli.tag
+    import tqconvert.store.install  # noqa: F401
+
+    tqconvert.cli.build_app()
 
     found = []
     for number in range(1, MAX_CALLS):

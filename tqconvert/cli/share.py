@@ -1,12 +1,16 @@
 """`tqconvert share`."""
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tqconvert.cli.options import JsonOpt, QuietOpt, StoreOpt, settings
 from tqconvert.cli.output import Output
+
+if TYPE_CHECKING:
+    from tqconvert.registry.serve import Server
+    from tqconvert.store.layout import Store
 
 
 def share(
@@ -44,18 +48,22 @@ def share(
     at = Store(settings(store=store).store)
     host, port = parse_listen(listen, default_port=DEFAULT_PORT)
     with serve_store(at, host, port, log=out.note) as server:
-        if server.public:
-            out.warn(f"whoever reaches {server.address} can read all models; there is no password")
-        models = server.models()
-        document = {
-            "url": server.url, "address": server.address, "public": server.public,
-            "store": str(at.root), "models": models,
-        }  # fmt: skip
-        example = f"ollama pull {server.url}/{models[0]} --insecure" if models else "no models yet"
-        text = f"serving {len(models)} models of {at.root} at {server.url}\n  {example}"
-        out.result(document, text, server.url)
-        sys.stdout.flush()
         try:
+            _announce(server, at, out)
             server.wait()
         except KeyboardInterrupt:
             out.note(f"ended; {server.served} bytes served")
+
+
+def _announce(server: "Server", store: "Store", out: Output) -> None:
+    if server.public:
+        out.warn(f"whoever reaches {server.address} can read all models; there is no password")
+    models = server.models()
+    document = {
+        "url": server.url, "address": server.address, "public": server.public,
+        "store": str(store.root), "models": models,
+    }  # fmt: skip
+    example = f"ollama pull {server.url}/{models[0]} --insecure" if models else "no models yet"
+    text = f"serving {len(models)} models of {store.root} at {server.url}\n  {example}"
+    out.result(document, text, server.url)
+    sys.stdout.flush()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ALLOWED_SKIPS = ("macOS", "Windows", "tmpfs", "mount", "xfs", "btrfs", "insert-range")
+ALLOWED_SKIPS = ("macOS", "Windows", "tmpfs", "mount", "xfs", "btrfs", "insert-range", "root")
 """Words one of which a skip's reason must hold where CI=true: what a machine may lack."""
 
 

@@ -159,7 +159,7 @@ def test_verify_lists_every_problem(folder: Path, run_cli: Run) -> None:
     assert [c["check"] for c in document["checks"] if not c["ok"]] == ["digest"] * 4
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="needs a user who is not root (mount)")
+@pytest.mark.skipif(os.geteuid() == 0, reason="needs a user who is not root")
 def test_a_read_only_store_is_a_clear_error(folder: Path, run_cli: Run) -> None:
     """Exit 9, with the folder's name."""
     (folder / "store").mkdir(mode=0o555)

@@ -72,7 +72,7 @@ def test_a_private_file_of_another_owner_is_copied(
 ) -> None:
     """Ollama's service could not read a hard link to a file that its owner alone may read."""
     if os.geteuid() != 0:
-        pytest.skip("needs root to give a folder away (mount)")
+        pytest.skip("needs root to give a folder away")
     monkeypatch.setattr(fs, "clone_file", no_reflink)
     source.chmod(0o600)
     folder = tmp_path / "store"

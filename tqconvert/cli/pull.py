@@ -163,6 +163,10 @@ def _result_text(result: "PullResult") -> str:
     lines.append(table(rows, indent=2))
     if result.choice and result.choice.tags:
         lines += [f"  because: {reason}" for reason in result.choice.reasons]
+    if result.tags:
+        lines.append(
+            "  a patched runtime obeys the tags; stock Ollama runs the model and ignores them"
+        )
     if plan.destination.file is None:
         lines.append(f"run it: ollama run {plan.target}")
     else:

@@ -18,7 +18,7 @@ DENY = {
 }
 """Families whose cache stays f16, and the figures that say so."""
 
-_UNMEASURED = "unmeasured: no report exists for this model; `tqconvert quality` makes one"
+_UNMEASURED = "unmeasured: no report exists for this model"
 _K_LEADS = (
     "K gets at least as many bits as V: at equal bits an error in K costs about 20 times more"
 )

@@ -17,6 +17,7 @@ from tqconvert.reference import ModelName
 from tqconvert.registry.partial import Partial
 from tqconvert.store.layout import Store
 from tqconvert.store.manifest import SOURCE_MANIFEST_KEY, Layer, Manifest
+from tqconvert.store.publish import refuse_case_clash
 from tqconvert.units import format_bytes
 
 RESERVE = 64 << 20
@@ -172,6 +173,7 @@ def check_plan(plan: PullPlan, *, yes: bool) -> None:
             f"{plan.target}: is there already, with another content",
             hint="replace it with --yes, or install under another name with --as NAME",
         )
+    refuse_case_clash(plan.destination.store, plan.target)
     folder = plan.destination.store.root
     while not folder.exists():
         folder = folder.parent

@@ -57,7 +57,7 @@ def fetch_blob(
         partial = _partial(place, blob).open()
         try:
             done = _transfer(place, blob, source, partial, total)
-            partial.publish(target(done.digest))
+            _publish(partial, blob, done, target(done.digest))
         except DigestMismatchError:
             partial.discard()
             if not total.resumed_from or total.restarted:
@@ -120,7 +120,7 @@ def copy_blob(
             watermark.abort()
             assembly.join()
             progress.finish()
-        partial.publish(target(done.digest))
+        _publish(partial, blob, done, target(done.digest))
     except OSError as e:
         partial.discard()
         raise fs.storage_error(e, source) from e
@@ -128,6 +128,13 @@ def copy_blob(
         partial.discard()
         raise
     return done
+
+
+def _publish(partial: Partial, blob: Blob, done: Assembled, target: Path) -> None:
+    """Give the file its name; a note of it stays only where the next run could not guess that name."""
+    partial.publish(target, done.digest)
+    if done.digest == blob.digest:
+        partial.discard()
 
 
 def _copy(

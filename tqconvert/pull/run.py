@@ -12,15 +12,17 @@ from pathlib import Path
 
 from tqconvert import fs
 from tqconvert.digest import Digest, digest_path
-from tqconvert.errors import DigestMismatchError, InvalidGgufError, LockedError
+from tqconvert.errors import DigestMismatchError, InvalidGgufError, LockedError, TqError
 from tqconvert.gguf.header import Header, read_header
-from tqconvert.gguf.tags import KvTags, read_tags
+from tqconvert.gguf.tags import PAGE, KvTags, is_tagged, original_header, read_tags
 from tqconvert.pull.assemble import Assembled
 from tqconvert.pull.choose import TagChoice, choose_tags
-from tqconvert.pull.plan import PullPlan, State, plan_pull
+from tqconvert.pull.plan import PullPlan, State, partial_of, plan_pull
 from tqconvert.pull.receive import Blob, Workplace, copy_blob, fetch_blob
 from tqconvert.registry.http import Endpoint
+from tqconvert.registry.partial import Partial
 from tqconvert.registry.transfer import Stats
+from tqconvert.store.hashing import hash_file
 from tqconvert.store.layout import folder_lock, inherit_owner
 from tqconvert.store.manifest import MODEL_TYPE, SOURCE_KEY, SOURCE_MANIFEST_KEY, Layer, Manifest
 from tqconvert.store.publish import LOCK, install_manifest
@@ -56,10 +58,12 @@ def run_pull(plan: PullPlan, source_of: SourceOf, place: Workplace) -> PullResul
             local=plan.local, inline=plan.inline,
         )  # fmt: skip
         if fresh.state is State.UNCHANGED:
+            _forget(fresh)
             return _unchanged(fresh, began)
         run = _Run(fresh, source_of, place)
         manifest = run.blobs()
         _publish(plan, manifest)
+        _forget(fresh)
         return PullResult(
             fresh, fresh.state, manifest, run.model, run.header, run.tags, run.choice,
             time.monotonic() - began, run.stats,
@@ -74,6 +78,12 @@ def _publish(plan: PullPlan, manifest: Manifest) -> None:
         return
     with store.locked(LOCK):
         store.write_manifest(plan.target, manifest.data)
+
+
+def _forget(plan: PullPlan) -> None:
+    """The model is installed: the notes of how it came are not needed any more."""
+    for layer in plan.manifest.blobs:
+        partial_of(plan.destination, layer, tag=False).discard()
 
 
 def _unchanged(plan: PullPlan, began: float) -> PullResult:
@@ -175,8 +185,8 @@ class _Run:
 
     def _brought(self, blob: Blob) -> Assembled:
         """The blob from this disk if it is there and whole, else from the source."""
-        done = None
-        if self._plan.local is not None:
+        done = self._finished_before(blob)
+        if done is None and self._plan.local is not None:
             done = self._copied(blob, self._plan.local)
         if done is None:
             assert blob.digest is not None
@@ -185,6 +195,29 @@ class _Run:
             self.stats.add(stats)
         inherit_owner(self._place_for(done.digest))
         return done
+
+    def _finished_before(self, blob: Blob) -> Assembled | None:
+        """The file of a pull that was killed between its last byte and its manifest, verified."""
+        digest = self._partial(blob).published()
+        if digest is None or blob.digest is None:
+            return None
+        path = self._place_for(digest)
+        try:
+            header = read_header(path)
+            wanted = self._choose(_untagged(header)) if blob.choose else None
+            offsets = (0, PAGE) if wanted else (0,)
+            found = hash_file(path, offsets=offsets)
+        except TqError:
+            return None
+        if found[0] != digest or found[-1] != blob.digest or read_tags(header) != wanted:
+            return None
+        return Assembled(digest, header.size, blob.digest, header, wanted)
+
+    def _partial(self, blob: Blob) -> Partial:
+        assert blob.digest is not None
+        return Partial(
+            self._place.partials, blob.digest, blob.size, room=PAGE if blob.choose else 0
+        )
 
     def _copied(self, blob: Blob, local: Path) -> Assembled | None:
         try:
@@ -220,6 +253,11 @@ def _blob_lock(plan: PullPlan, digest: Digest, place: Workplace) -> Iterator[Non
         yield
     finally:
         lock.__exit__(None, None, None)
+
+
+def _untagged(header: Header) -> Header:
+    """The header as it was before our page went in front of it."""
+    return original_header(header) if is_tagged(header) else header
 
 
 def _subject(layer: Layer) -> str:

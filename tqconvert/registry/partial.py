@@ -1,10 +1,12 @@
 """A download under way: a file of its full length, and a journal of what is in it.
 
     <folder>/<hex>.partial   `room` bytes left free for a tag page, then the blob's bytes
-    <folder>/<hex>.journal   one line for each range of the blob that was written: "start end"
+    <folder>/<hex>.journal   one line for each range of the blob that was written: "start end";
+                             the last one, "published <hex>", when the file gets its final name
 
 The journal is appended to after the bytes were written, so a killed process loses a few MiB at most.
-It is not trusted: every byte that was kept is hashed again before the file gets its name.
+It is not trusted: every byte that was kept is hashed again before the file gets its name. It outlives
+the partial file until the model is installed, so that a kill in between costs no second download.
 """
 
 import bisect
@@ -14,6 +16,7 @@ from typing import Self
 
 from tqconvert import fs
 from tqconvert.digest import Digest
+from tqconvert.errors import IntegrityError
 
 JOURNAL_STEP = 4 << 20
 """Bytes of one range after which it is noted in the journal."""
@@ -107,11 +110,30 @@ class Partial:
         fs.append(self._journal_fd, f"room {self.room} size {self.size}\n".encode())
         self.done = Ranges()
 
-    def publish(self, target: Path) -> None:
-        """Give the finished file its name. The caller has verified it and synced it."""
+    def publish(self, target: Path, digest: Digest) -> None:
+        """Give the finished file its name; `digest` is what it has become.
+
+        The caller has verified it and synced it, and calls `discard` when nobody needs the note.
+        """
+        fs.append(self._journal_fd, f"published {digest.hex}\n".encode())
         self.close()
         fs.replace(self.path, target)
-        fs.remove(self._journal_path)
+
+    def published(self) -> Digest | None:
+        """Digest of the file that an earlier process finished, by the journal; not verified."""
+        if self.path.exists():
+            return None
+        try:
+            last = self._journal_path.read_bytes().splitlines()[-1:]
+        except OSError:
+            return None
+        word, _, digits = (last[0] if last else b"").decode("ascii", "replace").partition(" ")
+        if word != "published":
+            return None
+        try:
+            return Digest.parse(f"sha256:{digits}")
+        except IntegrityError:
+            return None
 
     def discard(self) -> None:
         """Remove both files."""

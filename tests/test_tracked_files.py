@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MACHINE_PATHS = re.compile(r"(?<![\w.~}])/(?:work|root|Users|home)/\w")
 HOSTS = re.compile(r"\b[\w.-]+\.(?:internal|corp|lan)\b|https?://10\.\d+\.\d+\.\d+")
+DOCKER_HOST = "host.docker." + "internal"  # a name that every Docker gives its host
 EXAMPLE_HOMES = ("/home/me", "/home/user")
 MAX_BYTES = 256 << 10
 
@@ -54,7 +55,7 @@ def test_the_patterns_find_what_they_are_for() -> None:
 def test_no_host_of_one_network() -> None:
     """No tracked file names a host or mirror that only one network has."""
     for path, text in texts():
-        found = HOSTS.search(text)
+        found = HOSTS.search(text.replace(DOCKER_HOST, ""))
         assert not found, f"{path.name}: {found[0]}"
 
 

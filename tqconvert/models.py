@@ -3,11 +3,15 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqconvert.errors import NotFoundError, TqError
-from tqconvert.reference import ModelName
-from tqconvert.store.layout import Store
-from tqconvert.store.manifest import Manifest
+
+# A file needs nothing of the store, whose import is a fifth of the time of `inspect FILE`.
+if TYPE_CHECKING:
+    from tqconvert.reference import ModelName
+    from tqconvert.store.layout import Store
+    from tqconvert.store.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +19,8 @@ class Model:
     """A model at hand: its GGUF, and name and manifest where it comes from a store."""
 
     path: Path
-    name: ModelName | None = None
-    manifest: Manifest | None = None
+    name: "ModelName | None" = None
+    manifest: "Manifest | None" = None
 
     def __str__(self) -> str:
         return str(self.name) if self.name else str(self.path)
@@ -32,13 +36,23 @@ def looks_like_path(text: str) -> bool:
     )
 
 
-def find_model(text: str, store: Store) -> Model:
+def find_file(text: str) -> Model | None:
+    """The model if the text means a file, None if it can only be a name. Raises NotFoundError."""
+    if not looks_like_path(text):
+        return None
+    path = Path(text).expanduser()
+    if not path.exists():
+        raise NotFoundError(f"{path}: no such file")
+    return Model(path)
+
+
+def find_model(text: str, store: "Store") -> Model:
     """The model that FILE|NAME means. Raises NotFoundError, and UsageError for a bad name."""
-    if looks_like_path(text):
-        path = Path(text).expanduser()
-        if not path.exists():
-            raise NotFoundError(f"{path}: no such file")
-        return Model(path)
+    from tqconvert.reference import ModelName
+
+    file = find_file(text)
+    if file is not None:
+        return file
     try:
         name = ModelName.parse(text)
     except TqError as e:

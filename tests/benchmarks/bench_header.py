@@ -9,11 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-from tests.benchmarks.rows import Row, fastest_of, gemma, measure, mebibytes, seconds
+from tests.benchmarks.rows import Row, fastest, gemma, measure, mebibytes, seconds
 from tqconvert.gguf.header import read_header
 
 BAR_S, BAR_BYTES, BAR_RATIO = 0.050, 15 << 20, 100
-RUNS = 15
+RUNS = 25
 PEER = (
     "import sys, time, gguf; began = time.perf_counter(); gguf.GGUFReader(sys.argv[1]);"
     "print(time.perf_counter() - began)"
@@ -25,8 +25,12 @@ def run(work: Path) -> list[Row]:
     del work
     model = gemma()
     program = [sys.executable, "-m", "tqconvert"]
-    base = fastest_of(RUNS, lambda: measure([*program, "--version"]))
-    ours = fastest_of(RUNS, lambda: measure([*program, "inspect", model]))
+    # In turns, so that a busy moment of the machine falls on both.
+    pairs = [
+        (measure([*program, "--version"]), measure([*program, "inspect", model]))
+        for _ in range(RUNS)
+    ]
+    base, ours = (fastest(runs) for runs in zip(*pairs, strict=True))
     over_s, over_bytes = ours.seconds - base.seconds, ours.rss_bytes - base.rss_bytes
     peer = subprocess.run(
         [sys.executable, "-c", PEER, model], capture_output=True, text=True, check=True

@@ -10,9 +10,12 @@ from tqconvert.cli.output import Output, table
 from tqconvert.units import format_bytes, format_context, format_count
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tqconvert.gguf.header import Header, Tensor
     from tqconvert.gguf.tags import CacheTypes, KvTags
     from tqconvert.gguf.values import Entry, Value
+    from tqconvert.models import Model
     from tqconvert.summary import LayerGroup, Summary
 
 SHORT = 60
@@ -43,13 +46,12 @@ def inspect(
     Writes: nothing.
     Exit codes: 0 ok; 4 not a usable GGUF; 5 no such model, file or key.
     """
-    from tqconvert.models import find_model
-    from tqconvert.store.layout import Store
+    from tqconvert.models import find_file
     from tqconvert.summary import read_summary
 
     out = Output("inspect", as_json, quiet)
-    path = find_model(model, Store(settings(store=store).store)).path
-    summary = read_summary(path)
+    found = find_file(model) or _installed(model, store)
+    summary = read_summary(found.path)
     if get is not None:
         value = summary.header.read(get)
         entry = summary.header.entries[get]
@@ -68,6 +70,13 @@ def inspect(
         )
     else:
         out.result(_document(summary), _text(model, summary), summary.header.architecture)
+
+
+def _installed(name: str, store: "Path | None") -> "Model":
+    from tqconvert.models import find_model
+    from tqconvert.store.layout import Store
+
+    return find_model(name, Store(settings(store=store).store))
 
 
 def _text(model: str, s: "Summary") -> str:

@@ -6,7 +6,6 @@ empty folder on a real disk. It measures its peer in the same run and imports fr
 """
 
 import os
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -66,19 +65,6 @@ def measure(
     seconds, rss, code = done.stdout.split()
     unit = 1 if os.uname().sysname == "Darwin" else 1024  # getrusage(2): bytes there, KiB here
     return Measured(float(seconds), int(rss) * unit, int(code))
-
-
-def median_of(times: int, work: Callable[[], Measured]) -> Measured:
-    """The run of median time among `times`; its memory is the median too. Any failure raises."""
-    runs = [work() for _ in range(times)]
-    bad = [r.code for r in runs if r.code]
-    if bad:
-        raise RuntimeError(f"a measured process ended with {bad[0]}")
-    return Measured(
-        statistics.median(r.seconds for r in runs),
-        int(statistics.median(r.rss_bytes for r in runs)),
-        0,
-    )
 
 
 def fastest_of(times: int, work: Callable[[], Measured]) -> Measured:

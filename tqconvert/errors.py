@@ -139,3 +139,10 @@ class ConfigError(TqError):
 
     exit_code = 13
     kind = "config"
+
+
+class StoppedError(TqError):
+    """Ctrl-C or SIGTERM; the hint says what was kept."""
+
+    exit_code = 130
+    kind = "interrupted"

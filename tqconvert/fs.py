@@ -8,6 +8,7 @@ choose the next method.
 import errno
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,11 +109,31 @@ def clone_file(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> None
         os.close(a)
 
 
+_position = threading.Lock()
+"""Where a file has one position for all threads (Windows), one of them at a time moves it."""
+
+
+def _pread(fd: int, length: int, offset: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(fd, length, offset)
+    with _position:
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.read(fd, length)
+
+
+def _pwrite(fd: int, data: memoryview, offset: int) -> int:
+    if hasattr(os, "pwrite"):
+        return os.pwrite(fd, data, offset)
+    with _position:
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.write(fd, data)
+
+
 def write_at(fd: int, data: bytes | memoryview, offset: int) -> None:
     """Write all of `data` at `offset`."""
     view = memoryview(data)
     while view:
-        n = os.pwrite(fd, view, offset)
+        n = _pwrite(fd, view, offset)
         view, offset = view[n:], offset + n
 
 
@@ -125,7 +146,7 @@ def read_at(fd: int, length: int, offset: int) -> bytes:
     """Read `length` bytes at `offset`, fewer only at the end of the file."""
     parts = []
     while length:
-        part = os.pread(fd, length, offset)
+        part = _pread(fd, length, offset)
         if not part:
             break
         parts.append(part)
@@ -137,7 +158,7 @@ def read_into(fd: int, buffer: memoryview, offset: int) -> int:
     """Read at `offset` into the buffer; the number of bytes, 0 at the end of the file."""
     if hasattr(os, "preadv"):
         return os.preadv(fd, [buffer], offset)
-    data = os.pread(fd, len(buffer), offset)
+    data = _pread(fd, len(buffer), offset)
     buffer[: len(data)] = data
     return len(data)
 
@@ -259,7 +280,7 @@ def copy_range(
                 kernel = False
                 continue
         else:
-            data = os.pread(src, min(step, 1 << 20), src_offset)
+            data = _pread(src, min(step, 1 << 20), src_offset)
             write_at(dst, data, dst_offset)
             n = len(data)
         if not n:

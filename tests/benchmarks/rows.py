@@ -57,7 +57,11 @@ def measure(
     cwd: Path | None = None,
     env: dict[str, str] | None = None,
 ) -> Measured:
-    """Run a program to its end with its output thrown away."""
+    """Run a program to its end with its output thrown away.
+
+    Byte code is cached as in any installation, also where the environment forbids it for tests.
+    """
+    env = {k: v for k, v in (env or os.environ).items() if k != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", _LAUNCHER, *map(os.fspath, argv)],
         cwd=cwd, env=env, stdout=subprocess.PIPE, text=True, check=True,

@@ -1,20 +1,14 @@
 """`tqconvert tag` and `untag` as a user meets them."""
 
 import json
-import shutil
-import subprocess
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import halves
 import pytest
 from builders import I32, LLAMA, U16, keys_of, tiny_gguf
-from conftest import free_port, stop, wait_for
 
 from tqconvert import fs
-from tqconvert.digest import digest_path
 from tqconvert.gguf.header import read_header
 from tqconvert.gguf.tags import KvTags, is_tagged, read_tags
 
@@ -235,48 +229,3 @@ def test_of_a_sharded_model_the_first_shard_changes(run_cli: Cli, tmp_path: Path
     code, _, err = run_cli("tag", paths[0])
     assert code == 5
     assert "m-00003-of-00003.gguf: missing shard" in err
-
-
-def generated(server: Path, model: Path, folder: Path) -> str:
-    """What the stock llama-server makes of a prompt at temperature 0."""
-    port = free_port()
-    command = [server, "-m", model, "-c", "512", "-ngl", "0", "-lv", "4", "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
-    log = (folder / "server.log").open("wb")
-    process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        wait_for(f"http://127.0.0.1:{port}/health", process, seconds=120)
-        body = {"prompt": "The capital of France is", "n_predict": 24, "temperature": 0, "seed": 1}
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/completion", json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-        )  # fmt: skip
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=120) as answer:
-            return str(json.load(answer)["content"])
-    finally:
-        stop(process)
-        log.close()
-
-
-@pytest.mark.server
-@pytest.mark.slow
-def test_stock_llama_server_generates_the_same_text_from_a_tagged_model(
-    run_cli: Cli, gemma: Path, llama_server: Path, tmp_path: Path
-) -> None:
-    """Gemma 3 270M with and without tags, temperature 0; untag gives the file back.
-
-    As f16 where the processor lacks AVX-VNNI, which the binary wants for quantized weights.
-    """
-    model = tmp_path / "gemma.gguf"
-    if "avx_vnni" in Path("/proc/cpuinfo").read_text().split():
-        shutil.copyfile(gemma, model)
-    else:
-        halves.as_f16(gemma, model)
-    before = digest_path(model)
-    plain = generated(llama_server, model, tmp_path)
-    assert "France" in plain
-    assert run_cli("tag", model)[0] == 0
-    assert generated(llama_server, model, tmp_path) == plain
-    assert b"general.kv_cache.type_k" in (tmp_path / "server.log").read_bytes()
-    assert run_cli("untag", model)[0] == 0
-    assert digest_path(model) == before

@@ -28,6 +28,10 @@ Shapes = dict[str, tuple[int, ...]]
 
 HERE = Path(__file__).parent
 PAIRS = (("f16", "f16"), ("q8_0", "q8_0"), ("q8_0", "q5_0"))
+ATTEMPTS = 4
+MADE = "compute buffer size"
+"""What the log says once all caches are allocated."""
+
 SIZE = re.compile(
     r"(?P<what>llama_kv_cache|llama_memory_recurrent): size = +(?P<total>[\d.]+) MiB \( *(?P<cells>\d+) cells, "
     r"+(?P<layers>\d+) layers, .*?\), [KR] \(\w+\): +(?P<a>[\d.]+) MiB, [VS] \(\w+\): +(?P<b>[\d.]+) MiB"
@@ -415,8 +419,18 @@ def logged(
 ) -> list[dict[str, str]]:
     """The `size =` lines of the server's log: what (kv, state), cells, layers, and MiB of K (R) and V (S).
 
-    The server is ended once it has made its context. It need not be able to compute.
+    The server is ended once it has made its context. It need not be able to compute: where its own
+    processor differs it dies right after, sometimes with log lines unwritten; then it is run again.
     """
+    for _ in range(ATTEMPTS):
+        text = _log(server, model, args, seconds)
+        if MADE in text:
+            return _sizes(text)
+    raise RuntimeError(f"no context in {ATTEMPTS} runs: {text[-3000:]}")
+
+
+def _log(server: Path, model: Path, args: list[str], seconds: float) -> str:
+    """The server's log up to the moment its context is made, or its end."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -430,8 +444,8 @@ def logged(
                 ended = process.poll() is not None
                 # Not seek and read: the server writes at the same offset.
                 text = os.pread(log.fileno(), 1 << 26, 0).decode("utf-8", "replace")
-                if "compute buffer size" in text or ended:
-                    return _sizes(text)
+                if MADE in text or ended:
+                    return text
                 time.sleep(0.05)
         finally:
             if process.poll() is None:

@@ -105,3 +105,30 @@ def test_a_kill_at_every_write(tmp_path: Path) -> None:
 
 
 _AGAIN = "import sys; from tqconvert.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_an_interrupt_names_what_is_kept(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C ends at once with 130, says where the partial is, and the next pull goes on there."""
+    model = gguf_bytes(LLAMA, {"token_embd.weight": (1024, 6000)})
+    with FakeRegistry(model) as registry:
+        registry.faults.delay_s = 0.05
+        command = [
+            sys.executable, "-m", "tqconvert", "pull", registry.name, "--as", str(NAME),
+            "--store", str(tmp_path / "store"),
+        ]  # fmt: skip
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            deadline = time.monotonic() + 30
+            while registry.sent < 8 << 20 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            process.send_signal(number)
+            _, err = process.communicate(timeout=20)
+        assert process.returncode == 130
+        assert "error: interrupted" in err
+        assert ".partial is kept: run the same command again" in err
+        assert "Traceback" not in err
+        registry.faults.delay_s = 0
+        again = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert again.returncode == 0
+    assert "kept from before" in again.stderr
+    assert_pulled(Store(tmp_path / "store"), model)

@@ -20,7 +20,7 @@ from tqconvert.errors import (
 from tqconvert.progress import Silent
 from tqconvert.pull.receive import Blob, Workplace, fetch_blob
 from tqconvert.registry import transfer
-from tqconvert.registry.http import Endpoint, Http, ProtocolError
+from tqconvert.registry.http import Endpoint, Http, ProtocolError, proxy_for
 from tqconvert.registry.partial import JOURNAL_STEP, Partial, Ranges
 
 DATA = random.Random(1).randbytes(3 * JOURNAL_STEP + 12345)
@@ -242,6 +242,21 @@ def test_plain_http_needs_loopback_or_insecure(pull: Pull) -> None:
     """Plain http over a network is refused before a connection is made."""
     error = pull.fails(NetworkError, "plain http", url="http://registry.example/v2/x")
     assert "--insecure" in (error.hint or "")
+
+
+def test_proxies_come_from_the_environment(
+    pull: Pull, server: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HTTP_PROXY is asked with the whole address; NO_PROXY and loopback go past it."""
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.port}")
+    url = f"http://registry.example/v2/library/tiny/blobs/{DIGEST}"
+    pull.fetch(url=url, insecure=True)
+    assert digest_path(pull.target) == DIGEST
+    assert all(path == url for _, path, _ in server.requests)
+    monkeypatch.setenv("no_proxy", "registry.example")
+    assert proxy_for(url) is None
+    assert proxy_for("http://127.0.0.1:5000/v2/") is None
+    assert proxy_for("http://other.example/") == f"http://127.0.0.1:{server.port}"
 
 
 def test_a_redirect_to_plain_http_elsewhere_is_refused(pull: Pull, server: FakeRegistry) -> None:

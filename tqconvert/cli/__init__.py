@@ -11,14 +11,9 @@ import typer
 
 from tqconvert import __version__
 from tqconvert.cli import output
-from tqconvert.errors import TqError, UsageError
+from tqconvert.errors import StoppedError, TqError, UsageError
 
 BUG_CODE = 70
-
-
-class _InterruptedError(TqError):
-    exit_code = 130
-    kind = "interrupted"
 
 
 class _BugError(TqError):
@@ -88,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TqError as e:
         return _fail(e, args)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(_InterruptedError("interrupted"), args)
+        return _fail(StoppedError("interrupted"), args)
     except BrokenPipeError:
         _drop_stdout()
         return 0
@@ -118,8 +113,8 @@ def _run(args: list[str]) -> int:
         _drop_stdout()
         return 0 if e.code in (None, 0, 1) else int(e.code)
     code = result if isinstance(result, int) else 0
-    if code == _InterruptedError.exit_code:  # what Typer makes of KeyboardInterrupt
-        raise _InterruptedError("interrupted")
+    if code == StoppedError.exit_code:  # what Typer makes of KeyboardInterrupt
+        raise StoppedError("interrupted")
     return code
 
 

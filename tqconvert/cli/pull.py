@@ -17,6 +17,7 @@ from tqconvert.cli.options import (
     settings,
 )
 from tqconvert.cli.output import Output, table
+from tqconvert.errors import StoppedError
 from tqconvert.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
@@ -107,7 +108,12 @@ def pull(
         return
     if job.plan.state is not State.UNCHANGED:
         out.note(_plan_text(job.plan))
-    result = carry_out(job, yes=yes)
+    try:
+        result = carry_out(job, yes=yes)
+    except KeyboardInterrupt:
+        kept = sorted(job.plan.destination.partials.glob("*.partial"))
+        hint = f"{_home(kept[0])} is kept: run the same command again" if kept else None
+        raise StoppedError("interrupted", hint=hint) from None
     essential = str(result.plan.destination.file or result.plan.target)
     out.result(_result_json(result), _result_text(result), essential)
 

@@ -58,24 +58,26 @@ class Assembly:
         Raises InvalidGgufError: a bad file is given up after its first megabytes.
         """
         size = self._partial.size
-        if not self._wants_header or self._header is not None:
-            return
-        if have < min(self._next_try, size):
-            return
-        self._next_try = 2 * have
-        data = fs.read_at(self._partial.fd, have, self._partial.room)
-        try:
-            header = parse_header(data, size, subject=self._subject)
-        except IncompleteHeaderError:
-            return
+        while self._wants_header and self._header is None and have >= min(self._next_try, size):
+            # Never more than twice the header is read, also where gigabytes were kept from before.
+            data = fs.read_at(self._partial.fd, min(self._next_try, size), self._partial.room)
+            self._next_try *= 2
+            try:
+                self._use(parse_header(data, size, subject=self._subject))
+            except IncompleteHeaderError:
+                continue
+
+    def _use(self, header: Header) -> None:
+        """The header is whole: choose the tags, and hash the file that they make as well."""
         self._header = header
         self._tags = self._choose(header) if self._choose and self._partial.room else None
         if self._tags is None:
             return
         self._page = render_page(header, self._tags)
         self._tagged = Follower(
-            self._partial.fd, size, self._watermark, offset=self._partial.room, prefix=self._page
-        )
+            self._partial.fd, self._partial.size, self._watermark, offset=self._partial.room,
+            prefix=self._page,
+        )  # fmt: skip
         self._tagged.start()
 
     def join(self) -> None:

@@ -174,7 +174,7 @@ def check_plan(plan: PullPlan, *, yes: bool) -> None:
             hint="replace it with --yes, or install under another name with --as NAME",
         )
     refuse_case_clash(plan.destination.store, plan.target)
-    folder = plan.destination.store.root
+    folder = plan.destination.partials
     while not folder.exists():
         folder = folder.parent
     try:

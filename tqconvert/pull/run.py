@@ -12,7 +12,13 @@ from pathlib import Path
 
 from tqconvert import fs
 from tqconvert.digest import Digest, digest_path
-from tqconvert.errors import DigestMismatchError, InvalidGgufError, LockedError, TqError
+from tqconvert.errors import (
+    DigestMismatchError,
+    InvalidGgufError,
+    LockedError,
+    RefusedError,
+    TqError,
+)
 from tqconvert.gguf.header import Header, read_header
 from tqconvert.gguf.tags import PAGE, KvTags, is_tagged, original_header, read_tags
 from tqconvert.pull.assemble import Assembled
@@ -60,6 +66,11 @@ def run_pull(plan: PullPlan, source_of: SourceOf, place: Workplace) -> PullResul
         if fresh.state is State.UNCHANGED:
             _forget(fresh)
             return _unchanged(fresh, began)
+        if fresh.state is State.REPLACE and plan.state is not State.REPLACE:
+            raise RefusedError(
+                f"{plan.target}: another process installed another content under this name meanwhile",
+                hint="replace it with --yes, or install under another name with --as NAME",
+            )
         run = _Run(fresh, source_of, place)
         manifest = run.blobs()
         _publish(plan, manifest)
@@ -230,9 +241,10 @@ class _Run:
 
     def _choose(self, header: Header) -> KvTags | None:
         self.choice = choose_tags(header, self._plan.wish.type_k, self._plan.wish.type_v)
-        for reason in self.choice.reasons if self.choice.tags is None else ():
-            self._place.progress.note(f"not tagged: {reason}")
-        return self.choice.tags
+        tags = self.choice.tags
+        if tags is None:
+            self._place.progress.note(f"not tagged: {'; '.join(self.choice.reasons)}")
+        return tags
 
     def _place_for(self, digest: Digest) -> Path:
         return self._plan.destination.file or self._plan.destination.store.blob(digest)

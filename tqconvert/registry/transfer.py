@@ -288,6 +288,8 @@ class Transfer:
                 raise connection_error(self._target.url, e) from e
             if not data:
                 raise TransientError(f"{self._subject}: the connection ended early")
+            if self._stop.is_set():
+                return  # the file may be closed by now
             self._partial.write(data, span.at)
             span.at += len(data)
             with self._lock:

@@ -31,6 +31,9 @@ _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
 def run(work: Path, *, n_bytes: int = SIZE) -> list[Row]:
     """Three rows: tagged, untagged, memory."""
+    for tool in ("docker-registry", "curl", "openssl"):
+        if not shutil.which(tool):
+            raise SystemExit(f"the pull benchmark needs {tool}")
     port = free_port()
     config = work / "registry.yml"
     config.write_text(

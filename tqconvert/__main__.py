@@ -5,8 +5,10 @@ import sys
 
 def run() -> None:
     """Run the command line and exit with its code."""
-    from tqconvert.cli import main
-
+    try:
+        from tqconvert.cli import main
+    except KeyboardInterrupt:  # Ctrl-C while modules are loaded
+        sys.exit(130)
     sys.exit(main())
 
 

@@ -194,3 +194,62 @@ def test_completion_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     assert complete_model("ti") == ["tiny:1b", "tiny-file.gguf"]
     assert complete_model("zz") == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux: macOS has no /dev/full")
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [(["config", "show"], 9), (["config", "show", "--json"], 9), (["--help"], 9), (["nope"], 2)],
+)
+def test_full_disk_under_stdout(args: list[str], code: int) -> None:
+    """A result that cannot be written is an I/O error with a message, not a bug."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*PROGRAM, *args], stdout=full, stderr=subprocess.PIPE, text=True, timeout=20,
+            check=False,
+        )  # fmt: skip
+    assert done.returncode == code
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    if code == 9:
+        assert done.stderr == "error: standard output: No space left on device\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell, not Windows")
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [("config show", 0), ("config show --json", 0), ("--help", 0), ("nope", 2), ("nope --json", 2)],
+)
+def test_closed_streams(args: str, code: int) -> None:
+    """With stdout or stderr closed, or both, the exit code is the same, and no text is a bug's."""
+    program = f"{sys.executable} -m tqconvert {args}"
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        done = subprocess.run(
+            ["sh", "-c", f"{program} {closed}"], capture_output=True, text=True, timeout=20,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == code, closed
+        assert "Traceback" not in done.stderr
+
+
+def test_json_is_lossless_in_a_poor_encoding(tmp_path: Path) -> None:
+    """Under an encoding that lacks a character JSON escapes it; `?` would be another value."""
+    path = tiny_gguf(tmp_path / "m.gguf", {"general.architecture": "llama", "n": "模型"})
+    done = subprocess.run(
+        [*PROGRAM, "inspect", path, "--get", "n", "--json"], capture_output=True, timeout=20,
+        env={**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}, check=False,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["value"] == "模型"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS and Windows have no such names")
+def test_name_that_is_no_text_comes_out_as_it_went_in(tmp_path: Path) -> None:
+    """`tag -q` in $(...) names the file that there is, whatever its bytes."""
+    name = os.fsdecode(b"\xff\xfe.gguf")
+    path = tiny_gguf(tmp_path / name)
+    done = subprocess.run(
+        [*PROGRAM, "tag", path, "--type-k", "f16", "--type-v", "f16", "-q"],
+        capture_output=True, timeout=20, check=False, env={**os.environ, "PYTHONUTF8": "1"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == os.fsencode(path) + b"\n"

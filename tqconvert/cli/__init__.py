@@ -1,6 +1,6 @@
 """The command line: the commands put together, and errors turned into exit codes."""
 
-import os
+import errno
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,9 +11,10 @@ import typer
 
 from tqconvert import __version__
 from tqconvert.cli import output
-from tqconvert.errors import StoppedError, TqError, UsageError
+from tqconvert.errors import StoppedError, StorageError, TqError, UsageError
 
 BUG_CODE = 70
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class _BugError(TqError):
@@ -85,9 +86,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _fail(StoppedError("interrupted"), args)
     except BrokenPipeError:
-        _drop_stdout()
+        output.drop_stdout()
         return 0
-    except Exception:  # noqa: BLE001 - the last line of defence; the traceback is kept
+    except Exception as e:  # noqa: BLE001 - the last line of defence; the traceback is kept
+        if isinstance(e, OSError) and (e.errno in _FULL or not output.stdout_works()):
+            subject = e.filename or "standard output"
+            return _fail(StorageError(f"{subject}: {e.strerror}"), args)
         import traceback
 
         traceback.print_exc()
@@ -107,10 +111,12 @@ def _run(args: list[str]) -> int:
             return UsageError.exit_code
         context: typer.Context | None = getattr(e, "ctx", None)
         path = context.command_path if context else "tqconvert"
-        raise UsageError(message.rstrip("."), hint=f"{path} --help") from None
+        message = message.replace(": Value error, ", ": ").rstrip(".")  # pydantic's words
+        raise UsageError(message, hint=f"{path} --help") from None
     except SystemExit as e:
         # Typer has met a closed pipe and said nothing (its core.py, EPIPE), or printed completion.
-        _drop_stdout()
+        if not output.stdout_works():
+            output.drop_stdout()
         return 0 if e.code in (None, 0, 1) else int(e.code)
     code = result if isinstance(result, int) else 0
     if code == StoppedError.exit_code:  # what Typer makes of KeyboardInterrupt
@@ -119,20 +125,18 @@ def _run(args: list[str]) -> int:
 
 
 def _fail(e: TqError, args: Sequence[str]) -> int:
+    """Print the error and return its code; what stdout cannot take goes to stderr as text."""
+    as_json = "--json" in args
     try:
-        output.print_error(e, as_json="--json" in args)
+        sys.stdout.flush()
+        output.print_error(e, as_json=as_json)
         sys.stdout.flush()
     except BrokenPipeError:
-        _drop_stdout()
+        output.drop_stdout()
+    except OSError:
+        output.drop_stdout()
+        output.print_error(e, as_json=False)
     return e.exit_code
-
-
-def _drop_stdout() -> None:
-    """The reader of our output went away (`| head`): nothing is left to say it to."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

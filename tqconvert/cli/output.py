@@ -4,7 +4,9 @@ Three modes: text for people, `--json` for programs (one document and nothing el
 `$(...)` (the essential value, one a line).
 """
 
+import codecs
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,19 +15,68 @@ from typing import Any
 from tqconvert.errors import TqError
 from tqconvert.progress import Progress, progress_for
 
+_ERRORS = "tqconvert.replace"
+
 
 def prepare_streams() -> None:
-    """Replace characters that the terminal's encoding lacks (cp1252 pipes) instead of failing."""
+    """Make sure that printing cannot fail by a stream that is closed or by a character it lacks.
+
+    Characters that the encoding lacks (cp1252 pipes) are replaced; bytes of file names that are no
+    text in it come out as they are.
+    """
+    for number, name in enumerate(("stdout", "stderr"), start=1):
+        if getattr(sys, name) is None:  # `>&-`; the next file opened would take the number
+            fd = os.open(os.devnull, os.O_WRONLY)
+            if fd != number:
+                os.dup2(fd, number)
+                os.close(fd)
+            setattr(sys, name, open(number, "w", encoding="utf-8"))  # noqa: SIM115
+    codecs.register_error(_ERRORS, _replace_character)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors=_ERRORS)
+
+
+def _replace_character(e: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(e, UnicodeEncodeError):
+        raise e
+    code = ord(e.object[e.start])
+    # How Python reads bytes that are no text (PEP 383), in file names for one.
+    is_byte = 0xDC80 <= code <= 0xDCFF
+    return (bytes([code - 0xDC00]) if is_byte else "?"), e.start + 1
+
+
+def stdout_works() -> bool:
+    """Whether what was printed so far could be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return False
+    return True
+
+
+def drop_stdout() -> None:
+    """Send to nowhere what could not be written: its reader went away, or the disk is full."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _to_json(document: Mapping[str, Any]) -> str:
+    """The document, with escapes where the encoding of stdout cannot hold its characters."""
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(document, indent=2)
+    return text
 
 
 def print_error(e: TqError, *, as_json: bool) -> None:
     """Print the error and its hint in the mode of the command."""
     if as_json:
         error = {"kind": e.kind, "message": e.message, "hint": e.hint}
-        print(json.dumps({"schema": "tqconvert.error/1", "error": error}, indent=2))
+        print(_to_json({"schema": "tqconvert.error/1", "error": error}))
         return
     print(f"error: {e.message}", file=sys.stderr)
     if e.hint:
@@ -46,7 +97,7 @@ class Output:
         """Print `document` as JSON, `text` for people, or the essential `quiet` value."""
         if self.json:
             schema = {"schema": f"tqconvert.{self.command}/1"}
-            print(json.dumps({**schema, **document}, indent=2, ensure_ascii=False))
+            print(_to_json({**schema, **document}))
         elif self.quiet:
             for line in (quiet,) if isinstance(quiet, str) else quiet:
                 print(line)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from tqconvert.gguf.header import Header, Tensor, read_header
 from tqconvert.gguf.tags import KvTags, read_tags
@@ -83,8 +84,7 @@ class Summary:
         return tuple(notes)
 
 
-@dataclass(frozen=True, slots=True)
-class LayerGroup:
+class LayerGroup(NamedTuple):
     """Layers that are alike, by their numbers."""
 
     layer: Layer
@@ -108,7 +108,7 @@ def layer_groups(layout: Layout) -> tuple[LayerGroup, ...]:
     for x in layout.layers:
         alike = (x.kind, x.n_head, x.n_head_kv, x.head_dim_k, x.head_dim_v, x.window, x.is_nextn)
         groups.setdefault(alike, []).append(x)
-    return tuple(LayerGroup(g[0], tuple(x.index for x in g)) for g in groups.values())
+    return tuple(LayerGroup(g[0], tuple(x.number for x in g)) for g in groups.values())
 
 
 def read_summary(path: Path) -> Summary:

@@ -247,7 +247,7 @@ def test_gemma_reads_as_gguf_py_reads_it(gemma: Path) -> None:
     """Every key, the whole vocabulary and every tensor of a real model agree with gguf-py."""
     header = read_header(gemma)
     assert header.architecture == "gemma3"
-    assert header.entries["tokenizer.ggml.tokens"].count == 262_144
+    assert header.entries["tokenizer.ggml.tokens"].n_elements == 262_144
     assert same_as_gguf_py(gemma) == header.n_kv + len(header.tensors)
     assert sum(t.n_values for t in header.tensors) == 268_098_176
     assert header.data_end == header.size

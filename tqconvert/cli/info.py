@@ -146,7 +146,7 @@ def _tensor_table(tensors: "tuple[Tensor, ...]") -> str:
 
 
 def _short(entry: "Entry") -> str:
-    if entry.value is None or entry.count > 8:
+    if entry.value is None or entry.n_elements > 8:
         return "..."
     text = _lines(entry.value, separator=", ").replace("\n", "\\n")
     return text if len(text) <= SHORT else text[: SHORT - 3] + "..."

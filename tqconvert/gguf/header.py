@@ -11,9 +11,8 @@ import mmap
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from tqconvert.errors import InvalidGgufError, NotFoundError, TruncatedGgufError
 from tqconvert.fs import storage_error
@@ -35,8 +34,7 @@ MAX_VALUES = (1 << 63) - 1
 ByteOrder = Literal["little", "big"]
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(NamedTuple):
     """A row of the tensor table; `offset` counts from the header's `data_start`."""
 
     name: str
@@ -55,8 +53,7 @@ class Tensor:
         return self.n_values // self.type.values * self.type.bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """What stands before the tensor data. Holds no file open; `path` is None for bytes in flight."""
 
     path: Path | None
@@ -69,7 +66,7 @@ class Header:
     infos_end: int
     data_start: int
     alignment: int
-    data_end: int = field(default=0)
+    data_end: int = 0
     """Where the last tensor ends."""
 
     @property

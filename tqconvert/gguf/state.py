@@ -2,7 +2,6 @@
 
 import mmap
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -28,8 +27,7 @@ class Stamp(NamedTuple):
         return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """A file as it was looked at.
 
     `header` is that of the file without a page (it has no path then); `page` is b"" if plain.

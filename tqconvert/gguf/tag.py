@@ -10,8 +10,8 @@ which the next `tag` overwrites and `untag` and `recover` take out.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tqconvert import fs
 from tqconvert.gguf.guard import exclusive
@@ -25,8 +25,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class TagResult:
+class TagResult(NamedTuple):
     """What was done. `lease` is None where the file itself was not changed."""
 
     method: Method
@@ -35,8 +34,7 @@ class TagResult:
     lease: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Recovery:
+class Recovery(NamedTuple):
     """An interrupted run was found and undone; `method` is None if it left only a temporary file."""
 
     path: Path

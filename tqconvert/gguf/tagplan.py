@@ -1,9 +1,8 @@
 """How a file would get a tag page or lose it: the method, and why that one."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from tqconvert import fs
 from tqconvert.errors import RefusedError, UsageError
@@ -22,8 +21,7 @@ _REFLINK_WHY = "the file system shares data between files"
 _COPY_WHY = "the file system has neither range insertion nor reflinks"
 
 
-@dataclass(frozen=True, slots=True)
-class TagPlan:
+class TagPlan(NamedTuple):
     """What `tag` or `untag` would do; `page` is what stands before the original then, b"" for none."""
 
     found: Found

@@ -17,8 +17,7 @@ after the page changes. `docs/gguf-tags.md` is the description for other program
 import hashlib
 import json
 import struct
-from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from tqconvert import __version__
 from tqconvert.errors import RefusedError, UsageError
@@ -48,8 +47,7 @@ CacheTypes = str | tuple[str, ...]
 """One cache type for all layers, or one for each."""
 
 
-@dataclass(frozen=True, slots=True)
-class KvTags:
+class KvTags(NamedTuple):
     """KV-cache defaults of a model; names of types are the runtime's. `evidence` is JSON text."""
 
     type_k: CacheTypes
@@ -147,10 +145,9 @@ def original_header(header: Header) -> Header:
     """Header of the file behind the page of a tagged one. It has no path: `read` would look wrong."""
 
     def moved(e: Entry) -> Entry:
-        return replace(e, start=e.start - PAGE, value_at=e.value_at - PAGE, end=e.end - PAGE)
+        return e._replace(start=e.start - PAGE, value_at=e.value_at - PAGE, end=e.end - PAGE)
 
-    return replace(
-        header,
+    return header._replace(
         path=None,
         size=header.size - PAGE,
         entries={k: moved(e) for k, e in header.entries.items() if k not in KEYS},

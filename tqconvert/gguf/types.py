@@ -5,8 +5,8 @@ compares every row. Sources: llama.cpp ggml/include/ggml.h (enum ggml_type), ggm
 (block sizes), include/llama.h (enum llama_ftype), docs/gguf.md of the ggml repository (value types).
 """
 
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 
 class ValueType(IntEnum):
@@ -35,8 +35,7 @@ SCALAR_CODE: dict[ValueType, str] = {
 """`struct` code of each scalar."""
 
 
-@dataclass(frozen=True, slots=True)
-class TensorType:
+class TensorType(NamedTuple):
     """A ggml type: `values` values take `bytes` bytes."""
 
     name: str

@@ -1,7 +1,7 @@
 """Metadata values of a GGUF file: where each lies, and its bytes as Python values."""
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tqconvert.gguf.types import SCALAR_CODE, ValueType
 
@@ -12,8 +12,7 @@ SCALAR_SIZE = {kind: struct.calcsize("=" + code) for kind, code in SCALAR_CODE.i
 """Bytes of each scalar."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One key and its value: bytes [start, end) of the file, the value itself from `value_at` on.
 
     `value` is None where it was stepped over: vocabularies, very long strings.
@@ -26,14 +25,14 @@ class Entry:
     end: int
     value: Value | None
     element: ValueType | None = None
-    count: int = 0
+    n_elements: int = 0
 
     @property
     def type_name(self) -> str:
         """`uint32`, `string`, `array of 262144 string`."""
         if self.element is None:
             return self.kind.name.lower()
-        return f"array of {self.count} {self.element.name.lower()}"
+        return f"array of {self.n_elements} {self.element.name.lower()}"
 
 
 def decode(raw: bytes, entry: Entry, order: str) -> Value:
@@ -44,9 +43,9 @@ def decode(raw: bytes, entry: Entry, order: str) -> Value:
         number: Scalar = struct.unpack(order + SCALAR_CODE[entry.kind], raw)[0]
         return number
     if entry.element is not ValueType.STRING:
-        return struct.unpack(f"{order}{entry.count}{SCALAR_CODE[entry.element]}", raw)
+        return struct.unpack(f"{order}{entry.n_elements}{SCALAR_CODE[entry.element]}", raw)
     strings, at, length_of = [], 0, struct.Struct(order + "Q").unpack_from
-    for _ in range(entry.count):
+    for _ in range(entry.n_elements):
         length = length_of(raw, at)[0]
         strings.append(_text(raw[at + 8 : at + 8 + length]))
         at += 8 + length

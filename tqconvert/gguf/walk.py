@@ -2,7 +2,6 @@
 
 import mmap
 import struct
-from dataclasses import replace
 from itertools import repeat
 
 from tqconvert.errors import IncompleteHeaderError, InvalidGgufError, TruncatedGgufError
@@ -136,7 +135,7 @@ class Walk:
         if length > limit or count > KEEP_ARRAY:
             return entry
         self.kept += length
-        return replace(entry, value=decode(bytes(self.data[value_at : self.at]), entry, self.order))
+        return entry._replace(value=decode(bytes(self.data[value_at : self.at]), entry, self.order))
 
     def _skip_string(self, key: str) -> None:
         length = self._number64(key)

@@ -81,7 +81,7 @@ def _layer(hp: Hparams, i: int) -> Layer:
     has_indexer = i < len(hp.indexer) and hp.indexer[i]
     has_state = kind in (LayerKind.RECURRENT, LayerKind.PARALLEL)
     return Layer(
-        index=i,
+        number=i,
         kind=kind,
         n_head=hp.n_head[i],
         n_head_kv=hp.n_head_kv[i],

@@ -1,6 +1,6 @@
 """Cache types for a model: those that the user gave, checked against it; else the policy's."""
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from tqconvert.errors import CheckFailedError, UsageError
 from tqconvert.gguf.header import Header
@@ -11,8 +11,7 @@ from tqconvert.kv.types import parse_cache_type
 CacheTypes = str | tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ChosenTypes:
+class ChosenTypes(NamedTuple):
     """Types of both sides, by the runtime's names, and why these."""
 
     type_k: CacheTypes
@@ -62,8 +61,8 @@ def check_given(layout: Layout, text: str, side: str) -> CacheTypes:
     for name in dict.fromkeys(names):
         own = layout
         if len(names) > 1:
-            layers = tuple(x for x in layout.layers if names[x.index] == name)
-            own = replace(layout, layers=layers)
+            layers = tuple(x for x in layout.layers if names[x.number] == name)
+            own = layout._replace(layers=layers)
         if problem := unusable(own, parse_cache_type(name), side):
             raise UsageError(
                 f"--type-{side} {name}: {problem}", hint="tqconvert plan shows what can be used"

@@ -71,7 +71,8 @@ class Keys:
         return value
 
 
-@dataclass(slots=True)
+# What is not used (comparing, printing) is not generated: 0.3 ms of every start.
+@dataclass(slots=True, eq=False, repr=False)
 class Hparams:
     """What `load_hparams` knows before and after the architecture's own part has run."""
 

@@ -2,8 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class LayerKind(StrEnum):
@@ -27,11 +27,10 @@ class LayerKind(StrEnum):
     """No cache: feed-forward only, an encoder, or a next-token-prediction layer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(NamedTuple):
     """One layer as the runtime sees it."""
 
-    index: int
+    number: int
     kind: LayerKind
     n_head: int
     n_head_kv: int
@@ -70,8 +69,7 @@ class Layer:
         return self.head_dim_v * self.n_head_kv if self.has_cache and self.stores_v else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """All layers of a model. Where `known` is false, every layer counts as full attention: an upper bound."""
 
     architecture: str

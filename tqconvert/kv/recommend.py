@@ -3,7 +3,7 @@
 Policy and evidence: docs/kv-cache.md. A choice of this module is never a measured one.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tqconvert.gguf.header import Header
 from tqconvert.kv.layers import Layout
@@ -24,8 +24,7 @@ _K_LEADS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TypeChoice:
+class TypeChoice(NamedTuple):
     """Types of both sides, or None for a cache that is to be left as the runtime makes it, and why."""
 
     type_k: str | None

@@ -4,7 +4,7 @@ Checked against its log in tests/golden/kv.toml.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tqconvert.errors import UsageError
 from tqconvert.kv.layers import Layer, LayerKind, Layout
@@ -17,8 +17,7 @@ Types = CacheType | Sequence[CacheType]
 """One type for all layers, or one per layer."""
 
 
-@dataclass(frozen=True, slots=True)
-class CacheSize:
+class CacheSize(NamedTuple):
     """One cache of the runtime: a `llama_kv_cache: size =` line of its log."""
 
     name: str
@@ -29,8 +28,7 @@ class CacheSize:
     v: int
 
 
-@dataclass(frozen=True, slots=True)
-class KvSize:
+class KvSize(NamedTuple):
     """Bytes of everything that grows with context and sequences."""
 
     caches: tuple[CacheSize, ...]
@@ -128,11 +126,11 @@ def _undivided(layout: Layout, cache_type: CacheType, side: str) -> str | None:
         dim = layer.head_dim_k if side == "k" else layer.head_dim_v
         if not layer.is_nextn and dim % cache_type.values:
             return _reason(
-                cache_type, f"head dimension {dim} of {side.upper()} (layer {layer.index})"
+                cache_type, f"head dimension {dim} of {side.upper()} (layer {layer.number})"
             )
         indexer = layer.indexer_k if side == "k" else layer.indexer_v
         if indexer % cache_type.values:
-            return _reason(cache_type, f"the indexer's {indexer} values (layer {layer.index})")
+            return _reason(cache_type, f"the indexer's {indexer} values (layer {layer.number})")
     return None
 
 
@@ -158,7 +156,7 @@ def _per_layer(layout: Layout, types: Types) -> Callable[[Layer], CacheType]:
         return lambda _: types
     if len(types) != len(layout.layers):
         raise UsageError(f"{len(types)} cache types for {len(layout.layers)} layers")
-    return lambda layer: types[layer.index]
+    return lambda layer: types[layer.number]
 
 
 def _add(sums: dict[tuple[str, int], list[int]], key: tuple[str, int], k: int, v: int) -> None:

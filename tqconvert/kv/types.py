@@ -1,13 +1,12 @@
 """KV cache types by the runtime's own names, and the bytes of one block of each."""
 
 import difflib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tqconvert.errors import UsageError
 
 
-@dataclass(frozen=True, slots=True)
-class CacheType:
+class CacheType(NamedTuple):
     """A cache type: `values` values take `bytes` bytes."""
 
     name: str

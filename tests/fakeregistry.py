@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
+from tqconvert.registry.http import Endpoint
+
 MODEL = "application/vnd.ollama.image.model"
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
@@ -47,6 +49,12 @@ class Faults:
     gzip: bool = False
     token: str | None = None
     """Ask for `Authorization: Bearer TOKEN` and hand the token to whoever asks /token."""
+    token_uses: int | None = None
+    """After so many uses another token is wanted, as when it expired."""
+    token_answer: bytes | None = None
+    """Answer /token with this."""
+    drip_s: float = 0.0
+    """Send single bytes, so far apart."""
     manifest: bytes | None = None
     """Serve this instead of the manifest."""
 
@@ -100,6 +108,10 @@ class FakeRegistry:
         """Name of the model for `pull`."""
         return f"127.0.0.1:{self.port}/library/tiny:1b"
 
+    def endpoint(self) -> Endpoint:
+        """Where the model's blob is."""
+        return Endpoint(f"http://127.0.0.1:{self.port}/v2/library/tiny/blobs/{self.model_digest}")
+
     def asked(self, part: str) -> list[dict[str, str]]:
         """Headers of the requests whose path holds `part`."""
         return [headers for _, path, headers in self.requests if part in path]
@@ -124,10 +136,16 @@ class _Handler(BaseHTTPRequestHandler):
         r.requests.append((self.command, self.path, dict(self.headers)))
         self.path = re.sub(r"^http://[^/]+", "", self.path)  # asked as a proxy
         if self.path.startswith("/token"):
+            if f.token_answer is not None:
+                return self._send(200, f.token_answer)
             return self._send(200, json.dumps({"token": f.token}).encode())
         if f.token and self.headers.get("Authorization") != f"Bearer {f.token}":
             realm = f'Bearer realm="http://127.0.0.1:{r.port}/token",service="s",scope="x"'
             return self._send(401, b"", {"WWW-Authenticate": realm})
+        if f.token_uses is not None:
+            f.token_uses -= 1
+            if not f.token_uses:
+                f.token = f"{f.token}+"
         if m := re.fullmatch(r"/v2/library/tiny/manifests/(.+)", self.path):
             if m[1] not in ("1b", "latest", r.manifest_digest):
                 return self._send(404, b"{}")
@@ -194,7 +212,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.connection.shutdown(2)
                 return
             while sent < len(body):
-                end = min(sent + step, len(body))
+                end = min(sent + (1 if f.drip_s else step), len(body))
+                time.sleep(f.drip_s)
                 for limit in (cut, stall):
                     if limit is not None and sent < limit:
                         end = min(end, limit)

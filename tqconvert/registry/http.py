@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tqconvert import __version__
-from tqconvert.errors import AuthError, NetworkError, NotFoundError, TqError
+from tqconvert.errors import AuthError, ConfigError, NetworkError, NotFoundError, TqError
 
 if TYPE_CHECKING:
     import urllib3
@@ -23,7 +23,10 @@ CONNECT_TIMEOUT_S = 15.0
 REDIRECTS = {301, 302, 303, 307, 308}
 RETRYABLE = {408, 425, 429, 500, 502, 503, 504}
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
+_TOKEN = re.compile(r"[\x21-\x7e]+")
 MAX_TOKEN_BYTES = 1 << 16
+BODY_TIMEOUT_S = 60.0
+"""Seconds in which a manifest or a token must have arrived."""
 
 
 class ProtocolError(NetworkError):
@@ -118,7 +121,7 @@ class Http:
 
     def _allow(self, url: str) -> None:
         """Refuse what must not be asked: --offline, file:, plain http over a network."""
-        parts = urllib.parse.urlsplit(url)
+        parts = _split(url)
         if self.offline:
             raise NetworkError(
                 f"{parts.hostname}: not asked, because --offline forbids the network",
@@ -135,8 +138,11 @@ class Http:
     def _redirected(self, old: Endpoint, location: str) -> Endpoint:
         if not location:
             raise ProtocolError(f"{_host(old.url)}: a redirect to nowhere")
-        url = urllib.parse.urljoin(old.url, location)
-        was, now = urllib.parse.urlsplit(old.url), urllib.parse.urlsplit(url)
+        try:
+            url = urllib.parse.urljoin(old.url, location)
+        except ValueError:  # such as an IPv6 address without its end
+            raise ProtocolError(f"{_host(old.url)}: redirects to {location[:80]!r}") from None
+        was, now = _split(old.url), _split(url)
         if now.scheme not in ("http", "https"):
             raise ProtocolError(
                 f"{was.hostname}: redirects to {now.scheme}: (expected http or https)"
@@ -152,7 +158,7 @@ class Http:
         proxy = proxy_for(url)
         with self._lock:
             if proxy not in self._pools:
-                pool = urllib3.ProxyManager(proxy) if proxy else urllib3.PoolManager()
+                pool = _through(proxy) if proxy else urllib3.PoolManager()
                 pool.connection_pool_kw.update(
                     timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=self.stall_s),
                     maxsize=self._connections + 1,
@@ -161,11 +167,40 @@ class Http:
             return self._pools[proxy]
 
 
+def _split(url: str) -> urllib.parse.SplitResult:
+    """Parts of a URL whose host and port can be read. Raises ProtocolError."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        _ = parts.hostname, parts.port
+    except ValueError as e:
+        raise ProtocolError(f"{url[:80]!r}: no address that can be asked ({e})") from None
+    return parts
+
+
+def _through(proxy: str) -> "urllib3.ProxyManager":
+    """Connections through a proxy; user and password in its URL are for it alone."""
+    import urllib3
+
+    try:
+        parts = urllib3.util.parse_url(proxy)
+        headers = {}
+        if parts.auth:
+            auth = urllib.parse.unquote(parts.auth)
+            headers = urllib3.make_headers(proxy_basic_auth=auth)
+        plain = parts._replace(auth=None).url
+        return urllib3.ProxyManager(plain, proxy_headers=headers)
+    except (ValueError, UnicodeError):  # LocationParseError, ProxySchemeUnknown
+        raise ConfigError(
+            f"{_host(proxy)}: cannot be a proxy (expected http://[user:password@]host:port)",
+            hint="check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY",
+        ) from None
+
+
 def proxy_for(url: str) -> str | None:
     """Proxy that the environment names for the URL; never one for loopback hosts."""
     parts = urllib.parse.urlsplit(url)
     host = parts.hostname or ""
-    if is_loopback(host) or urllib.request.proxy_bypass(host):
+    if is_loopback(host) or urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
     proxies = urllib.request.getproxies()
     found = proxies.get(parts.scheme) or proxies.get("all")
@@ -199,8 +234,8 @@ def check(response: "urllib3.BaseHTTPResponse", subject: str, url: str) -> None:
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds of a Retry-After header, given as a number or as a date."""
-    text = headers.get("Retry-After", "")
-    if text.strip().isdigit():
+    text = headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
         return float(text)
     if not text:
         return None
@@ -209,24 +244,32 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
     try:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError, OSError):  # no date, or one before time began
         return None
 
 
 def read_body(response: "urllib3.BaseHTTPResponse", limit: int, subject: str) -> bytes:
-    """The whole body if it is no longer than `limit` bytes."""
+    """The whole body if it is no longer than `limit` bytes and comes in time."""
+    import time
+
     import urllib3
 
+    until = time.monotonic() + BODY_TIMEOUT_S
     try:
         parts, n = [], 0
-        while part := response.read(1 << 16):
+        while part := response.read1(1 << 16):
             parts.append(part)
             n += len(part)
             if n > limit:
                 raise ProtocolError(f"{subject}: an answer of more than {limit} bytes")
+            if time.monotonic() > until:
+                raise TransientError(f"{subject}: not even {limit} bytes in {BODY_TIMEOUT_S:.0f} s")
         return b"".join(parts)
     except urllib3.exceptions.HTTPError as e:
         raise connection_error(subject, e) from e
+    except TqError:
+        drop(response)
+        raise
     finally:
         response.release_conn()
 
@@ -243,6 +286,8 @@ def connection_error(subject: str, e: Exception) -> TqError:
 
     host = _host(subject)
     exceptions = urllib3.exceptions
+    if isinstance(e, exceptions.LocationValueError):
+        return ProtocolError(f"{host}: no address that can be asked", hint="check the name")
     if isinstance(e, exceptions.SSLError):
         return NetworkError(
             f"{host}: TLS failed: {e}",
@@ -277,7 +322,7 @@ def anonymous_token(http: Http, challenge: str, url: str) -> str | None:
 
     kind, _, rest = challenge.partition(" ")
     fields = dict(_CHALLENGE.findall(rest))
-    realm = urllib.parse.urlsplit(fields.get("realm", ""))
+    realm = _split(fields.get("realm", ""))
     if kind.lower() != "bearer" or not realm.hostname:
         return None
     if realm.scheme != "https" and realm.hostname != urllib.parse.urlsplit(url).hostname:
@@ -289,11 +334,16 @@ def anonymous_token(http: Http, challenge: str, url: str) -> str | None:
         return None
     try:
         answer = json.loads(read_body(response, MAX_TOKEN_BYTES, fields["realm"]))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     token = answer.get("token") or answer.get("access_token") if isinstance(answer, dict) else None
-    return token if isinstance(token, str) else None
+    # Anything else could not be sent in a header, or would add another header.
+    return token if isinstance(token, str) and _TOKEN.fullmatch(token) else None
 
 
 def _host(url: str) -> str:
-    return urllib.parse.urlsplit(url).netloc.rpartition("@")[2] or url[:80]
+    try:
+        netloc = urllib.parse.urlsplit(url).netloc
+    except ValueError:
+        netloc = ""
+    return netloc.rpartition("@")[2] or url[:80]

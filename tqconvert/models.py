@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqconvert.errors import NotFoundError, TqError
+from tqconvert.errors import DigestMismatchError, NotFoundError, TqError
 
 # A file needs nothing of the store, whose import is a fifth of the time of `inspect FILE`.
 if TYPE_CHECKING:
@@ -47,18 +47,32 @@ def find_file(text: str) -> Model | None:
 
 
 def find_model(text: str, store: "Store") -> Model:
-    """The model that FILE|NAME means. Raises NotFoundError, and UsageError for a bad name."""
-    from tqconvert.reference import ModelName
-
+    """The model that FILE|NAME means. Raises NotFoundError, DigestMismatchError for a pinned name."""
     file = find_file(text)
     if file is not None:
         return file
-    try:
-        name = ModelName.parse(text)
-    except TqError as e:
-        raise NotFoundError(f"{text}: no such file, and no model name: {e.message}") from None
+    name = find_name(text, store)
     manifest = store.require_manifest(name)
+    if name.digest not in (None, manifest.digest):
+        raise DigestMismatchError(
+            f"{name}: the store has {manifest.digest} under this name (expected {name.digest})"
+        )
     layers = manifest.layers_of("model")
     if not layers:
         raise NotFoundError(f"{name}: has no GGUF layer", hint="only GGUF models can be used")
-    return Model(store.blob(layers[0].digest), name, manifest)
+    return Model(store.blob(layers[0].digest), name.local(), manifest)
+
+
+def find_name(text: str, store: "Store") -> "ModelName":
+    """The name that FILE|NAME means where it is no file. Raises NotFoundError if it can be none."""
+    from tqconvert.reference import ModelName
+
+    try:
+        name = ModelName.parse(text)
+    except TqError:
+        raise NotFoundError(
+            f"{text!r}: no such file, and no model's name (expected NAME[:TAG])"
+        ) from None
+    if os.path.isdir(text) and store.read_manifest(name) is None:
+        raise NotFoundError(f"{text}: is a folder (expected a GGUF file or a model's name)")
+    return name

@@ -9,6 +9,7 @@ from tqconvert.errors import IntegrityError, UsageError
 DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
 DEFAULT_TAG = "latest"
+TAGGED = "-tq"
 
 # The characters and lengths of Ollama's types/model/name.go (isValidPart). Parts become path
 # components, so they cannot be empty or begin with a dot.
@@ -74,7 +75,12 @@ class ModelName:
 
     def tagged(self) -> "ModelName":
         """Name under which the tagged model is installed: `27b` becomes `27b-tq`."""
-        return replace(self, tag=f"{self.tag}-tq", digest=None, scheme=None)
+        return replace(self, tag=self.tag + TAGGED, digest=None, scheme=None)
+
+    def untagged(self) -> "ModelName":
+        """Name of the model that `tagged` makes this one of: `27b-tq` becomes `27b`."""
+        tag = self.tag.removesuffix(TAGGED) or self.tag
+        return replace(self, tag=tag, digest=None, scheme=None)
 
     def local(self) -> "ModelName":
         """The name without what only a transfer needs: digest and scheme."""

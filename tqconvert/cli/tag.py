@@ -1,14 +1,23 @@
 """`tqconvert tag` and `tqconvert untag`."""
 
 import json as jsonlib
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tqconvert.cli.options import DryRunOpt, FileArg, JsonOpt, OutputOpt, QuietOpt, YesOpt
+from tqconvert.cli.options import (
+    DryRunOpt,
+    FileArg,
+    JsonOpt,
+    OutputOpt,
+    QuietOpt,
+    YesOpt,
+    settings,
+)
 from tqconvert.cli.output import Output
-from tqconvert.errors import NotFoundError, UsageError
+from tqconvert.errors import NotFoundError, TqError, UsageError
 
 if TYPE_CHECKING:
     from tqconvert.gguf.state import Found
@@ -122,7 +131,27 @@ def _found(file: Path) -> "tuple[Found, int]":
 
         shards = find_shards(file)
         file, n_shards = shards[0], len(shards)
+    if not file.exists():
+        _refuse_name(str(file))
     return look_at(file), n_shards
+
+
+def _refuse_name(text: str) -> None:
+    """Say so if the text names an installed model instead of a file."""
+    from tqconvert.models import find_model
+    from tqconvert.store.layout import Store
+
+    try:
+        model = find_model(text, Store(settings().store))
+    except TqError:
+        return
+    if model.name is None:
+        return
+    raise NotFoundError(
+        f"{text}: no such file; the model {model} is in the store, whose files stay as they are",
+        hint=f"tqconvert tag {shlex.quote(str(model.path))} -o OUT, "
+        f"then tqconvert install OUT --as {model.name.untagged().tagged()}",
+    )
 
 
 def _evidence(path: Path | None) -> str:

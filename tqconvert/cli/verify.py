@@ -1,7 +1,6 @@
 """`tqconvert verify`."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -35,18 +34,17 @@ def verify(
 
     Exit codes: 0 sound, 4 a problem was found, 5 no such file or model.
     """
-    from tqconvert.models import looks_like_path
-    from tqconvert.reference import ModelName
+    from tqconvert.models import find_file, find_name
     from tqconvert.store.layout import Store
     from tqconvert.store.verify import verify_file, verify_model
 
     out = Output("verify", json=as_json, quiet=quiet)
     progress = out.progress()
-    if looks_like_path(model):
-        report = verify_file(Path(model).expanduser(), progress)
+    if file := find_file(model):
+        report = verify_file(file.path, progress)
     else:
         at = Store(settings(store=store).store)
-        report = verify_model(at, ModelName.parse(model), progress)
+        report = verify_model(at, find_name(model, at), progress)
     out.result(_verify_document(report), _verify_text(report), str(report.digest))
     if report.problems:
         raise typer.Exit(4)

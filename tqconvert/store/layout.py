@@ -73,10 +73,19 @@ class Store:
         """Manifest of `name`. Raises NotFoundError with what is there instead."""
         found = self.read_manifest(name)
         if found is None:
-            near = [n.short for n in self.names() if n.model == name.model]
-            hint = f"installed: {', '.join(near)}" if near else f"tqconvert pull {name}"
-            raise NotFoundError(f"{name}: not in the store {self.root}", hint=hint)
+            raise NotFoundError(f"{name}: not in the store {self.root}", hint=self._instead(name))
         return found
+
+    def _instead(self, name: ModelName) -> str:
+        """What to do about a model that is not installed."""
+        from difflib import get_close_matches
+
+        names = [n.short for n in self.names()]
+        near = [n for n in names if n.partition(":")[0] == name.short.partition(":")[0]]
+        if near := near or get_close_matches(name.short, names):
+            return f"installed: {', '.join(near)}"
+        wanted = name.untagged()
+        return f"tqconvert pull {wanted} installs it as {wanted.tagged()}"
 
     def write_manifest(self, name: ModelName, data: bytes) -> None:
         """Publish the model: the last and only step that makes it visible, and atomic."""

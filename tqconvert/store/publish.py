@@ -140,9 +140,11 @@ def plan_remove(store: Store, name: ModelName) -> RemovePlan:
     """
     path = store.manifest_path(name)
     try:
-        manifest = store.require_manifest(name)
+        manifest = store.read_manifest(name)
     except BadManifestError:
         return RemovePlan(name, path, _digest_of(path), (), (), False, (), 0)
+    if manifest is None:
+        raise NotFoundError(f"{name}: not in the store {store.root}")
     needed, unreadable = needed_blobs(store, without=name)
     here = [b for b in manifest.blobs if os.path.lexists(store.blob(b.digest))]
     unused = () if unreadable else tuple(b for b in here if b.digest not in needed)

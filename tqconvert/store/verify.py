@@ -101,7 +101,8 @@ def verify_file(path: Path, progress: Progress | None = None) -> Report:
     """
     progress = progress or Silent()
     if not path.is_file():
-        raise NotFoundError(f"{path}: no such file")
+        what = "no regular file (expected a GGUF file)" if path.exists() else "no such file"
+        raise NotFoundError(f"{path}: {what}")
     found, subject, size = _Findings(), str(path), path.stat().st_size
     header = _check_gguf(found, path, subject)
     with Reporting(progress, f"verifying {path.name}", size):

@@ -221,6 +221,25 @@ def test_a_registry_that_wants_a_token_for_everybody(registry, run_cli) -> None:
     assert all(h["Authorization"] == "Bearer anybody" for h in registry.asked("blobs"))
 
 
+def test_a_token_that_ends_during_the_download(store, run_cli) -> None:
+    """A 401 in the middle gets another token, once; tokens live for minutes, downloads for hours."""
+    model = gguf_bytes(LLAMA, {"token_embd.weight": (1024, 20000)})
+    with FakeRegistry(model) as registry:
+        registry.faults.token, registry.faults.token_uses = "a", 3
+        assert run_cli("pull", registry.name)[0] == 0
+        assert {h.get("Authorization") for h in registry.asked("blobs")} >= {
+            "Bearer a",
+            "Bearer a+",
+        }
+
+
+def test_a_pinned_digest_needs_no_tag(registry, run_cli) -> None:
+    """name@sha256 without the tag `latest` in the registry is found by its digest."""
+    name = registry.name.removesuffix(":1b") + ":gone"
+    assert run_cli("pull", f"{name}@{registry.manifest_digest}")[0] == 0
+    assert run_cli("pull", f"{name}@sha256:{'0' * 64}")[0] == 5
+
+
 def test_dry_run_and_offline(registry, store, run_cli) -> None:
     """--dry-run asks for the manifest and prints the plan; --offline asks nobody."""
     code, out, _ = run_cli("pull", registry.name, "--dry-run", "--json")

@@ -20,6 +20,7 @@ from tqconvert.errors import (
 from tqconvert.progress import Silent
 from tqconvert.pull.receive import Blob, Workplace, fetch_blob
 from tqconvert.registry import transfer
+from tqconvert.registry.follow import Follower, Watermark
 from tqconvert.registry.http import Endpoint, Http, ProtocolError, proxy_for
 from tqconvert.registry.partial import JOURNAL_STEP, Partial, Ranges
 
@@ -178,6 +179,37 @@ def test_a_stalled_server_is_left_and_asked_again(pull: Pull, server: FakeRegist
     _, stats = pull.fetch(stall_s=0.3)
     assert digest_path(pull.target) == DIGEST
     assert stats.retries >= 1
+
+
+def test_a_server_that_drips_is_given_up(pull: Pull, server: FakeRegistry) -> None:
+    """A byte now and then is a stall: asked again, then given up, not waited for for years."""
+    server.faults.drip_s = 0.01
+    error = pull.fails(NetworkError, "drip.*gave up after 1 ", stall_s=0.3, retries=1)
+    assert error.exit_code == 11
+
+
+def test_a_connection_cut_after_every_few_bytes_is_given_up(
+    pull: Pull, server: FakeRegistry
+) -> None:
+    """A few bytes in each connection are no progress that earns another round of retries."""
+    server.faults.cut_at = [9] * 400
+    pull.fails(NetworkError, "gave up", retries=1)
+    assert len(server.asked("blobs")) <= 8
+
+
+def test_an_abort_stops_hashing_of_what_was_kept(tmp_path: Path) -> None:
+    """Ctrl-C does not wait until gigabytes that were kept from before have been hashed."""
+    file = tmp_path / "f"
+    with file.open("wb") as f:
+        f.truncate(8 << 30)
+    with file.open("rb") as f:
+        watermark = Watermark()
+        follower = Follower(f.fileno(), 8 << 30, watermark)
+        follower.start()
+        watermark.rise(8 << 30)
+        watermark.abort()
+        follower.join(1.0)
+        assert not follower.is_alive()
 
 
 def test_busy_servers_are_asked_again_when_they_say(pull: Pull, server: FakeRegistry) -> None:

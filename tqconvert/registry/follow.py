@@ -62,16 +62,15 @@ class Follower(threading.Thread):
         buffer = memoryview(bytearray(READ_SIZE))
         try:
             while self.hashed < self._size:
-                have = self._watermark.wait_past(self.hashed)
+                have = self._watermark.wait_past(self.hashed)  # so an abort is seen in every round
                 if not have:
                     return
-                while self.hashed < have:
-                    room = buffer[: have - self.hashed]
-                    n = fs.read_into(self._fd, room, self._offset + self.hashed)
-                    if not n:
-                        raise OSError(5, "the file became shorter")  # noqa: TRY301
-                    self._hash.update(buffer[:n])
-                    self.hashed += n
+                room = buffer[: have - self.hashed]
+                n = fs.read_into(self._fd, room, self._offset + self.hashed)
+                if not n:
+                    raise OSError(5, "the file became shorter")  # noqa: TRY301
+                self._hash.update(buffer[:n])
+                self.hashed += n
         except OSError as e:
             self.error = e
 

@@ -8,7 +8,7 @@ import re
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -51,6 +51,8 @@ class Endpoint:
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    renew: Callable[[str], "Endpoint | None"] | None = None
+    """From the challenge of a 401 to an endpoint with another token: tokens end after minutes."""
 
 
 def is_loopback(host: str | None) -> bool:

@@ -43,14 +43,21 @@ class OllamaRegistry:
 
         Raises NotFoundError, AuthError, NetworkError, BadManifestError, DigestMismatchError.
         """
-        manifest = self._fetch(name.tag, name, sleep)
-        if name.digest is None or manifest.digest == name.digest:
-            return manifest
+        try:
+            by_tag = self._fetch(name.tag, name, sleep)
+        except NotFoundError:
+            if name.digest is None:
+                raise
+            by_tag = None
+        if by_tag is not None and name.digest in (None, by_tag.digest):
+            return by_tag
         try:
             manifest = self._fetch(str(name.digest), name, sleep)
         except NotFoundError:
+            if by_tag is None:
+                raise
             raise DigestMismatchError(
-                f"{name}: the registry has {manifest.digest} under this tag (expected {name.digest})",
+                f"{name}: the registry has {by_tag.digest} under this tag (expected {name.digest})",
                 hint="the tag was moved; pull it without the digest to get what is there now",
             ) from None
         if manifest.digest != name.digest:
@@ -61,7 +68,19 @@ class OllamaRegistry:
 
     def blob(self, digest: Digest) -> Endpoint:
         """Where the blob is to be had."""
-        return Endpoint(f"{self._base}/blobs/{digest}", dict(self._headers))
+        url = f"{self._base}/blobs/{digest}"
+
+        def renew(challenge: str) -> Endpoint | None:
+            return self.blob(digest) if self._authorize(challenge, url) else None
+
+        return Endpoint(url, dict(self._headers), renew)
+
+    def _authorize(self, challenge: str, url: str) -> bool:
+        """Get a token as a 401 asks for it; whether there is one."""
+        token = anonymous_token(self._http, challenge, url)
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
+        return bool(token)
 
     def _fetch(self, reference: str, name: ModelName, sleep: Callable[[float], None]) -> Manifest:
         for attempt in range(ATTEMPTS):
@@ -80,8 +99,7 @@ class OllamaRegistry:
         if response.status == 401 and "Authorization" not in self._headers:
             challenge = response.headers.get("WWW-Authenticate", "")
             drop(response)
-            if token := anonymous_token(self._http, challenge, endpoint.url):
-                self._headers["Authorization"] = f"Bearer {token}"
+            self._authorize(challenge, endpoint.url)
             response, _ = self._http.request(
                 "GET", replace(endpoint, headers=self._headers), accept
             )

@@ -10,6 +10,7 @@ never far behind; parallel ones only after the server has proved by a 206 that i
 import random
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ SPAN = 32 << 20
 READ = 1 << 18
 TICK_S = 0.1
 MAX_WAIT_S = 60.0
+END_S = 5.0
+MIN_BYTES = 16 << 10
+"""Fewer bytes than these in the stall time are a stall, and are no progress that earns new retries."""
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
@@ -98,8 +102,7 @@ class Transfer:
         self.watermark.rise(self._partial.done.prefix())
         reported = 0
         try:
-            if self._spans:
-                self._start_worker()
+            self._start_workers(1)
             while True:
                 busy = self._wait()
                 self._say_notes()
@@ -132,18 +135,13 @@ class Transfer:
         while self._notes:
             self._progress.note(self._notes.popleft())
 
-    def _start_worker(self) -> None:
-        worker = threading.Thread(target=self._work, daemon=True, name="transfer")
+    def _start_workers(self, n: int) -> None:
+        """Start up to `n` more, as many as there are spans and connections allowed."""
         with self._lock:  # nobody may see a worker that is not alive yet
-            worker.start()
-            self._workers.append(worker)
-
-    def _start_others(self) -> None:
-        """The server has ranges: fetch several at a time."""
-        with self._lock:
-            wanted = min(self._connections - len(self._workers), len(self._spans))
-        for _ in range(wanted):
-            self._start_worker()
+            for _ in range(min(n, self._connections - len(self._workers), len(self._spans))):
+                worker = threading.Thread(target=self._work, daemon=True, name="transfer")
+                worker.start()
+                self._workers.append(worker)
 
     def _end_workers(self) -> None:
         self._stop.set()
@@ -154,8 +152,9 @@ class Transfer:
                 response.shutdown()
             except (ValueError, RuntimeError, OSError):
                 continue  # it ended by itself in the meantime
+        until = time.monotonic() + END_S
         for worker in self._workers:
-            worker.join(5.0)
+            worker.join(max(0.0, until - time.monotonic()))
 
     def _work(self) -> None:
         """Fetch one span after the other; the first failure that retries do not mend ends them all."""
@@ -180,7 +179,7 @@ class Transfer:
             try:
                 self._fetch(span)
             except TransientError as e:
-                failures = 1 if span.at > before else failures + 1
+                failures = 1 if span.at - before >= MIN_BYTES else failures + 1
                 if failures > self._retries:
                     raise NetworkError(
                         f"{e.message}; gave up after {self._retries} retries",
@@ -229,6 +228,11 @@ class Transfer:
         if response.status in (400, 401, 403, 404, 410) and target is not self._source:
             drop(response)
             response, reached = self._http.request("GET", self._source, headers)
+        if response.status == 401 and self._source.renew is not None:
+            challenge = response.headers.get("WWW-Authenticate", "")
+            drop(response)
+            self._source = self._source.renew(challenge) or self._source
+            response, reached = self._http.request("GET", self._source, headers)
         if response.status < 300:
             self._target = reached
         return response
@@ -264,7 +268,7 @@ class Transfer:
                 f"{self._subject}: asked for bytes {span.at}-{span.end - 1} of {size}, the server answers "
                 f"{response.status} {response.headers.get('Content-Range', 'without a range')}"
             )
-        self._start_others()
+        self._start_workers(self._connections)  # the server has ranges: several at a time
 
     def _stream_whole(self, span: _Span) -> None:
         """The server has no ranges and sends everything from the start: take that as one span."""
@@ -281,6 +285,7 @@ class Transfer:
     def _read(self, response: "urllib3.BaseHTTPResponse", span: _Span) -> None:
         import urllib3
 
+        until, enough = time.monotonic() + self._http.stall_s, span.at + MIN_BYTES
         while span.at < span.end and not self._stop.is_set():
             try:
                 data = response.read1(min(READ, span.end - span.at))
@@ -296,6 +301,10 @@ class Transfer:
                 self.stats.received += len(data)
             if span.at - span.noted >= JOURNAL_STEP:
                 self._note(span)
+            if time.monotonic() > until:
+                if span.at < enough:
+                    raise TransientError(f"{self._subject}: bytes only drip in")
+                until, enough = time.monotonic() + self._http.stall_s, span.at + MIN_BYTES
         if span.at == span.end and response.headers.get("Content-Length") is None:
             try:
                 more = response.read1(1)

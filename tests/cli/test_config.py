@@ -57,3 +57,10 @@ def test_bad_value(run_cli: Any, monkeypatch: pytest.MonkeyPatch, form: tuple[st
     code, out, err = run_cli("config", "show", *form)
     assert code == 13
     assert "TQCONVERT_CONNECTIONS: connections = 'many' (expected a whole number)" in out + err
+
+
+@pytest.mark.parametrize("group", ["config", "cache"])
+def test_a_group_lists_whole_summaries(run_cli: Any, group: str) -> None:
+    """The summary of a command is not cut off at the line's end."""
+    _, out, _ = run_cli(group, "--help")
+    assert "..." not in out.partition("Commands:")[2]

@@ -172,3 +172,31 @@ def test_a_file_where_the_store_should_be_is_a_clear_error(folder: Path, run_cli
     (folder / "store").write_text("x")
     code, _, err = run_cli("install", "m.gguf", "--as", "tiny:1b")
     assert (code, "store" in err) == (9, True)
+
+
+def test_a_bad_modelfile_is_named(folder: Path, run_cli: Run) -> None:
+    """The error has file and line; the hint is a command that can be run as it stands."""
+    (folder / "Modelfile").write_text("FROM ./m.gguf\nPARAMETER foo 1\n")
+    code, _, err = run_cli("install", "m.gguf", "--as", "tiny:1b", "-f", "Modelfile")
+    assert code == 4
+    assert err == (
+        "error: Modelfile: line 2: unknown PARAMETER foo\n"
+        "  hint: tqconvert modelfile --lint Modelfile\n"
+    )
+
+
+def test_share_counts_in_english(
+    folder: Path, run_cli: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """0 models, 1 model, 2 models."""
+    from tqconvert.cli.output import Output
+    from tqconvert.cli.share import announce
+    from tqconvert.registry.serve import serve_store
+    from tqconvert.store.layout import Store
+
+    (folder / "store").mkdir()
+    with serve_store(Store(folder / "store")) as server:
+        for count in ("0 models", "1 model", "2 models"):
+            announce(server, Store(folder / "store"), Output("share"))
+            assert capsys.readouterr().out.startswith(f"serving {count} of ")
+            run_cli("install", "m.gguf", "--as", f"tiny:{count[0]}b")

@@ -104,8 +104,6 @@ def test_template_is_chosen_by_name(run_cli):
         (("--lint", "m.gguf"), 4, "a GGUF, not a Modelfile"),
         (("--lint", "nothing"), 5, "no such file"),
         (("--lint", "m.gguf", "-o", "x"), 2, "--lint takes"),
-        (("m.gguf", "-o", "."), 9, "Is a directory"),
-        (("m.gguf", "-o", "nowhere/Modelfile"), 9, "No such file"),
     ],
 )
 def test_refusals_have_their_exit_code(run_cli, arguments, code, said):
@@ -165,3 +163,26 @@ def test_registering_imports_no_slow_module():
     code = "import sys, tqconvert.cli.modelfile; print({'numpy', 'gguf'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_memory_that_is_too_small_is_a_verdict(run_cli, tmp_path):
+    """No num_ctx can be right where the weights do not fit: exit 1, and no file."""
+    code, out, err = run_cli("modelfile", "m.gguf", "--memory", "100MiB", "-o", "Modelfile")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: 100.0 MiB: the model does not fit at any context (weights ")
+    assert not (tmp_path / "Modelfile").exists()
+    assert run_cli("modelfile", "m.gguf", "--memory", "2GiB")[0] == 0
+    assert run_cli("modelfile", "m.gguf", "--num-ctx", "2k")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("output", "message", "hint"),
+    [
+        (".", ".: is a folder (expected a file name)", "-o ./Modelfile"),
+        ("none/M", "none: no such folder", "mkdir -p none"),
+    ],
+)
+def test_output_that_can_be_no_file(run_cli, output, message, hint):
+    """The refusal says what the place is and what to type; exit 2."""
+    code, out, err = run_cli("modelfile", "m.gguf", "--num-ctx", "2k", "-o", output)
+    assert (code, out, err) == (2, "", f"error: {message}\n  hint: {hint}\n")

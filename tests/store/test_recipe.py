@@ -88,7 +88,15 @@ def test_json_is_escaped_as_go_does() -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("0.1", 0.1), ("1", 1), ("0.123456789", 0.12345679), ("1e2", 100), ("0x1p-2", 0.25)],
+    [
+        ("0.1", 0.1),
+        ("1", 1),
+        ("0.123456789", 0.12345679),
+        ("1e2", 100),
+        ("0x1p-2", 0.25),
+        ("1_0.5", 10.5),
+        ("0x_1_0p0", 16),
+    ],
 )
 def test_floats_pass_through_32_bits(text: str, value: float) -> None:
     """Ollama's options are float32; the params layer has the shortest decimal of that."""

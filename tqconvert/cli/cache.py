@@ -82,7 +82,7 @@ def register(app: typer.Typer) -> None:
         no_args_is_help=True,
         rich_markup_mode=None,
     )
-    group.command("prune")(prune)
+    group.command("prune", short_help=(prune.__doc__ or "").partition("\n")[0])(prune)
     # A callback keeps `prune` a command of its own while it is the only one.
     group.callback()(_group)
     app.add_typer(group, name="cache")

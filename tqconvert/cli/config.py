@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(
         help="Show the settings in force.", no_args_is_help=True, rich_markup_mode=None
     )
-    group.command("show")(show)
+    group.command("show", short_help=(show.__doc__ or "").partition("\n")[0])(show)
     # A callback keeps `show` a command of its own while it is the only one.
     group.callback()(_group)
     app.add_typer(group, name="config")

@@ -40,11 +40,21 @@ def install(
     ] = None,
     modelfile: Annotated[
         Path | None,
-        typer.Option("--modelfile", "-f", help="Template, parameters, system, license."),
+        typer.Option(
+            "--modelfile",
+            "-f",
+            metavar="MODELFILE",
+            help="Take template, parameters, system text and license from it.",
+        ),
     ] = None,
     link: Annotated[
         Literal["reflink", "hardlink", "symlink", "copy"] | None,
-        typer.Option("--link", help="Only this way.", show_default="reflink, hardlink, copy"),
+        typer.Option(
+            "--link",
+            metavar="METHOD",
+            help="Use this one: reflink, hardlink, symlink or copy.",
+            show_default="the first of reflink, hardlink, copy that works",
+        ),
     ] = None,
     remove: Annotated[
         str | None, typer.Option("--remove", metavar="NAME", help="Undo: remove this model.")
@@ -160,7 +170,8 @@ def _result_text(plan: "InstallPlan", result: "InstallResult") -> str:
         lines.append("  model: its blob was in the store already")
     if result.removed:
         freed = format_bytes(sum(b.size for b in result.removed))
-        lines.append(f"  removed: {len(result.removed)} blobs of the model before, {freed}")
+        n = len(result.removed)
+        lines.append(f"  removed: {n} blob{'s' if n > 1 else ''} of the model before, {freed}")
     if not plan.has_template:
         lines.append(
             "  no TEMPLATE or RENDERER: Ollama before 0.30 sends prompts as they are; "

@@ -61,8 +61,9 @@ def modelfile(
 
     \b
     Writes: the file of -o, else nothing.
-    Exit codes: 0 ok, 1 --lint found something, 2 usage, 4 not a GGUF or damaged,
-    5 no such file or model, 6 -o exists and differs (--yes replaces it).
+    Exit codes: 0 ok, 1 --lint found something, or --memory is too small,
+    2 usage, 4 not a GGUF or damaged, 5 no such file or model, 6 -o exists
+    and differs (--yes replaces it).
     The codes of findings: docs/modelfile.md.
     """  # noqa: D301 - \b keeps Typer from joining lines
     from tqconvert.modelfile.build import Request

@@ -22,11 +22,14 @@ InsecureOpt = Annotated[
 StoreOpt = Annotated[
     Path | None,
     typer.Option(
-        "--store", help="Ollama's model store.", show_default="OLLAMA_MODELS or ~/.ollama/models"
+        "--store",
+        metavar="DIR",
+        help="Ollama's model store.",
+        show_default="OLLAMA_MODELS or ~/.ollama/models",
     ),
 ]
 OutputOpt = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Write to this file instead.")
+    Path | None, typer.Option("--output", "-o", metavar="OUT", help="Write to this file instead.")
 ]
 
 

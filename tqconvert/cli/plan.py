@@ -26,12 +26,18 @@ def plan(
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="What weights and cache must fit in: 24GiB.")
     ] = None,
-    type_k: Annotated[str | None, typer.Option(help="A cache type of K to look at too.")] = None,
-    type_v: Annotated[str | None, typer.Option(help="A cache type of V to look at too.")] = None,
+    type_k: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="A cache type of K to look at too.")
+    ] = None,
+    type_v: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="A cache type of V to look at too.")
+    ] = None,
     parallel: Annotated[
-        int, typer.Option(min=1, max=256, help="Slots, each of its own context.")
+        int, typer.Option(metavar="N", min=1, max=256, help="Slots, each of its own context.")
     ] = 1,
-    ubatch: Annotated[int, typer.Option(min=1, max=1 << 20, help="The runtime's -ub.")] = 512,
+    ubatch: Annotated[
+        int, typer.Option(metavar="N", min=1, max=1 << 20, help="The runtime's -ub.")
+    ] = 512,
     store: StoreOpt = None,
     json: JsonOpt = False,
     quiet: QuietOpt = False,

@@ -49,13 +49,14 @@ def share(
     host, port = parse_listen(listen, default_port=DEFAULT_PORT)
     with serve_store(at, host, port, log=out.note) as server:
         try:
-            _announce(server, at, out)
+            announce(server, at, out)
             server.wait()
         except KeyboardInterrupt:
             out.note(f"ended; {server.served} bytes served")
 
 
-def _announce(server: "Server", store: "Store", out: Output) -> None:
+def announce(server: "Server", store: "Store", out: Output) -> None:
+    """Print where the server is and what it has."""
     if server.public:
         out.warn(f"whoever reaches {server.address} can read all models; there is no password")
     models = server.models()
@@ -64,6 +65,7 @@ def _announce(server: "Server", store: "Store", out: Output) -> None:
         "store": str(store.root), "models": models,
     }  # fmt: skip
     example = f"ollama pull {server.url}/{models[0]} --insecure" if models else "no models yet"
-    text = f"serving {len(models)} models of {store.root} at {server.url}\n  {example}"
+    count = "1 model" if len(models) == 1 else f"{len(models)} models"
+    text = f"serving {count} of {store.root} at {server.url}\n  {example}"
     out.result(document, text, server.url)
     sys.stdout.flush()

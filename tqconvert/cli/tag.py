@@ -33,9 +33,14 @@ def register(app: typer.Typer) -> None:
 def tag(
     file: FileArg,
     type_k: Annotated[
-        str | None, typer.Option(help="Cache type of K; a comma-separated list has one per layer.")
+        str | None,
+        typer.Option(
+            metavar="TYPE", help="Cache type of K; a comma-separated list has one per layer."
+        ),
     ] = None,
-    type_v: Annotated[str | None, typer.Option(help="Cache type of V, likewise.")] = None,
+    type_v: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="Cache type of V, likewise.")
+    ] = None,
     evidence: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="JSON of the measurement that justifies the types."),

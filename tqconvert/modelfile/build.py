@@ -4,7 +4,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqconvert.errors import RefusedError, UsageError
+from tqconvert.errors import CheckFailedError, RefusedError, UsageError
 from tqconvert.fs import storage_error, write_atomic
 from tqconvert.gguf.header import Header, read_header
 from tqconvert.modelfile.families import chat_format_named
@@ -21,7 +21,10 @@ from tqconvert.modelfile.parse import Modelfile
 from tqconvert.modelfile.render import render
 from tqconvert.models import Model, find_model
 from tqconvert.store.layout import Store
-from tqconvert.units import parse_bytes, parse_context
+from tqconvert.units import format_bytes, parse_bytes, parse_context
+
+UBATCH = 512
+"""The runtime's default; its mask takes part of the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,8 @@ class Built:
 def build(request: Request, store: Store, *, output: Path | None = None) -> Built:
     """Modelfile of the model that the request names, for the place where it will stand.
 
-    Raises UsageError, NotFoundError, InvalidGgufError, ModelfileError for a path that cannot be written.
+    Raises UsageError, NotFoundError, InvalidGgufError, CheckFailedError for a memory that is too
+    small, ModelfileError for a path that cannot be written.
     """
     if request.memory and request.num_ctx:
         raise UsageError("--memory and --num-ctx both set num_ctx (give one)")
@@ -78,8 +82,13 @@ def command_line(request: Request, model: Model) -> str:
 def write_modelfile(path: Path, text: str, *, replace: bool) -> str:
     """Write the file unless it is there already: `written` or `unchanged`.
 
-    Raises RefusedError over a file that differs unless `replace`, StorageError.
+    Raises UsageError for a place that can hold no file, RefusedError over a file that differs unless
+    `replace`, StorageError.
     """
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder (expected a file name)", hint=f"-o {path}/Modelfile")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent}: no such folder", hint=f"mkdir -p {path.parent}")
     data = text.encode()
     try:
         there = path.read_bytes()
@@ -98,8 +107,16 @@ def write_modelfile(path: Path, text: str, *, replace: bool) -> str:
 
 
 def _num_ctx(request: Request, header: Header) -> NumCtx:
-    from tqconvert.kv.plan import choose_num_ctx
+    from tqconvert.kv.plan import choose_num_ctx, overhead_of, overhead_text
 
     if request.num_ctx:
         return requested_num_ctx(header, parse_context(request.num_ctx))
-    return choose_num_ctx(header, parse_bytes(request.memory) if request.memory else None)
+    memory = parse_bytes(request.memory) if request.memory else None
+    chosen = choose_num_ctx(header, memory)
+    if memory is not None and memory < header.size + overhead_of(chosen[0], 1, UBATCH):
+        raise CheckFailedError(
+            f"{format_bytes(memory)}: the model does not fit at any context (weights "
+            f"{format_bytes(header.size)}, {overhead_text(UBATCH)})",
+            hint="--num-ctx sets the context whatever the memory",
+        )
+    return chosen

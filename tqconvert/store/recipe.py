@@ -65,7 +65,12 @@ def read_recipe(path: Path, source: Path) -> Recipe:
                 f"{path}: FROM is {command.value}, another file than {source}",
                 hint=f"tqconvert install {weights} --as NAME --modelfile {path}",
             )
-    return recipe_of(modelfile)
+    try:
+        return recipe_of(modelfile)
+    except ModelfileError as e:
+        raise ModelfileError(
+            f"{path}: {e.message}", reason=e.reason, hint=f"tqconvert modelfile --lint {path}"
+        ) from None
 
 
 def recipe_of(modelfile: Modelfile) -> Recipe:
@@ -118,10 +123,7 @@ def _parameters(modelfile: Modelfile) -> dict[str, Parameter]:
 def _parameter(name: str, text: str, line: int) -> Parameter:
     kind = PARAMETERS.get(name)
     if kind is None:
-        raise ModelfileError(
-            f"unknown parameter {name}", reason="parameter", line=line,
-            hint="tqconvert modelfile --lint FILE",
-        )  # fmt: skip
+        raise ModelfileError(f"unknown PARAMETER {name}", reason="parameter", line=line)
     if not accepts(kind, text):
         raise ModelfileError(
             f"PARAMETER {name} {text} (expected {kind})", reason="parameter", line=line
@@ -130,7 +132,8 @@ def _parameter(name: str, text: str, line: int) -> Parameter:
         case "int":
             return int(text)
         case "float":
-            value = float.fromhex(text) if "x" in text.lower() else float(text)
+            plain = text.replace("_", "")
+            value = float.fromhex(plain) if "x" in plain.lower() else float(plain)
             if not math.isfinite(value):
                 raise ModelfileError(
                     f"PARAMETER {name} {text}: JSON has no such number", reason="parameter",

@@ -15,6 +15,7 @@ from typing import Any
 from tqconvert.errors import UsageError
 from tqconvert.gguf.header import Header
 from tqconvert.modelfile import names
+from tqconvert.modelfile.draft import Draft, one_line
 from tqconvert.modelfile.families import (
     CANDIDATES,
     ChatFormat,
@@ -24,8 +25,7 @@ from tqconvert.modelfile.families import (
     family_of,
 )
 from tqconvert.modelfile.own import OwnLayers, blob_reader, read_own
-from tqconvert.modelfile.parse import Command, Modelfile, ModelfileError, printable
-from tqconvert.modelfile.render import quote
+from tqconvert.modelfile.parse import Modelfile
 from tqconvert.models import looks_like_path
 from tqconvert.reference import ModelName
 from tqconvert.store.layout import Store
@@ -65,7 +65,7 @@ def from_own(
     paths: Mapping[str, str],
 ) -> Modelfile:
     """Modelfile of a model by its own layers; `paths`: digest -> file of projectors and adapters."""
-    draft = _Draft(from_)
+    draft = Draft(from_)
     by_path = looks_like_path(from_)
     _add_files(draft, own, paths, by_path=by_path)
     for kind in ("template", "system"):
@@ -100,7 +100,7 @@ def from_gguf(
     `chat` is the chat format that the user asks for; None: the one that the file is known by.
     Raises UsageError for a chat format beside a renderer.
     """
-    draft = _Draft(from_)
+    draft = Draft(from_)
     family = family_of(header.architecture)
     if family is not None and chat is not None:
         raise UsageError(
@@ -117,7 +117,7 @@ def from_gguf(
         draft.note("num_ctx: not set, the server's default counts (OLLAMA_CONTEXT_LENGTH)")
     named = header.text("general.license.name") or header.text("general.license")
     if named:
-        draft.note(f"LICENSE: {_one_line(named)} (general.license); its text is not in the file")
+        draft.note(f"LICENSE: {one_line(named)} (general.license); its text is not in the file")
     else:
         draft.note("LICENSE: not certain: the file names none")
     return draft.finish()
@@ -146,7 +146,7 @@ def with_origin(modelfile: Modelfile, header: Header, command: str) -> Modelfile
         f"made by: {command}",
         f"KV cache types: {_cache_types(header)}; no PARAMETER sets them",
     )
-    return replace(modelfile, header=tuple(_one_line(line) for line in lines))
+    return replace(modelfile, header=tuple(one_line(line) for line in lines))
 
 
 def _cache_types(header: Header) -> str:
@@ -169,39 +169,7 @@ def from_path(path: Path, output: Path | None) -> str:
     )
 
 
-class _Draft:
-    """Commands so far, and notes that belong to none of them."""
-
-    def __init__(self, from_: str) -> None:
-        self.commands = [Command("from", from_)]
-        self.notes: list[str] = []
-        self._said = ""
-
-    def add(self, kind: str, value: str, comment: str, *, key: str = "") -> None:
-        """Add a command under its comment, which is said once for commands in a row.
-
-        A value that the syntax cannot carry becomes a note.
-        """
-        title = f"{kind.upper()} {key}".rstrip()
-        try:
-            quote(value, what=title)
-        except ModelfileError as e:
-            self.note(f"left out: {e.problem}")
-            return
-        comments = () if comment == self._said else (_one_line(comment),)
-        self._said = comment
-        self.commands.append(Command(kind, value, key, comments))
-
-    def note(self, text: str) -> None:
-        """Add a comment at the end."""
-        self.notes.append(_one_line(text))
-
-    def finish(self) -> Modelfile:
-        """The Modelfile."""
-        return Modelfile(tuple(self.commands), (), tuple(self.notes))
-
-
-def _add_files(draft: _Draft, own: OwnLayers, paths: Mapping[str, str], *, by_path: bool) -> None:
+def _add_files(draft: Draft, own: OwnLayers, paths: Mapping[str, str], *, by_path: bool) -> None:
     for layer in own.files:
         path = paths.get(layer.digest.hex)
         if not by_path:
@@ -213,7 +181,7 @@ def _add_files(draft: _Draft, own: OwnLayers, paths: Mapping[str, str], *, by_pa
             draft.add(kind, path, f"{layer.kind}: the model's own")
 
 
-def _add_params(draft: _Draft, params: Mapping[str, Any], num_ctx: NumCtx | None) -> None:
+def _add_params(draft: Draft, params: Mapping[str, Any], num_ctx: NumCtx | None) -> None:
     """PARAMETER lines of the params layer; a `num_ctx` that is given replaces the model's own."""
     for key, value in params.items():
         if key == "num_ctx" and num_ctx is not None:
@@ -230,7 +198,7 @@ def _add_params(draft: _Draft, params: Mapping[str, Any], num_ctx: NumCtx | None
         draft.add("parameter", str(num_ctx[0]), f"num_ctx: {num_ctx[1]}{before}", key="num_ctx")
 
 
-def _add_family(draft: _Draft, header: Header, family: Family) -> None:
+def _add_family(draft: Draft, header: Header, family: Family) -> None:
     """RENDERER and PARSER of the family, if the file is certainly one of it."""
     named = "".join(header.text(f"general.{k}") or "" for k in ("name", "basename", "finetune"))
     pair = f"RENDERER {family.renderer} and PARSER {family.parser}"
@@ -249,7 +217,7 @@ def _add_family(draft: _Draft, header: Header, family: Family) -> None:
             draft.note(f"PARAMETER {key} {value}")
 
 
-def _add_template(draft: _Draft, header: Header, chat: ChatFormat | None) -> None:
+def _add_template(draft: Draft, header: Header, chat: ChatFormat | None) -> None:
     """TEMPLATE as asked for, or by the digest of the file's own chat template."""
     if header.architecture in CANDIDATES:
         draft.note(f"not certain: {CANDIDATES[header.architecture]}")
@@ -281,7 +249,7 @@ def _why(chat: ChatFormat, own: str | None) -> str:
     return f"{chat.name}, asked for by --template, not compared with the file's own ({digest[:12]})"
 
 
-def _add_sampling(draft: _Draft, header: Header) -> None:
+def _add_sampling(draft: Draft, header: Header) -> None:
     for key in header.entries:
         if not key.startswith(_SAMPLING_PREFIX):
             continue
@@ -311,7 +279,3 @@ def _as_float32(text: str) -> float | None:
     except OverflowError:
         return None
     return number
-
-
-def _one_line(text: str) -> str:
-    return printable(" ".join(text.split()))[:240]

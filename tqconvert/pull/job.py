@@ -19,10 +19,10 @@ from tqconvert.registry.http import Endpoint, Http
 from tqconvert.registry.ollama import OllamaRegistry
 from tqconvert.settings import Settings
 from tqconvert.store.hashing import hash_file
-from tqconvert.store.install import check_source
 from tqconvert.store.layout import Store
 from tqconvert.store.manifest import MODEL_TYPE, Layer, Manifest
 from tqconvert.store.recipe import config_blob, recipe_blobs, recipe_of
+from tqconvert.store.source import check_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def carry_out(job: Job, *, yes: bool = False) -> PullResult:
     check_plan(job.plan, yes=yes)
     try:
         result = run_pull(job.plan, job.source_of, job.place)
-        write_modelfile(result, job.request.memory)
+        write_modelfile(result, job.request.memory, replace=yes)
         return result
     finally:
         job.place.http.close()

@@ -13,8 +13,7 @@ from typing import Literal
 
 from tqconvert import fs
 from tqconvert.digest import Digest
-from tqconvert.errors import InvalidGgufError, LockedError, NotFoundError, RefusedError
-from tqconvert.gguf.header import Header, read_header
+from tqconvert.errors import LockedError, RefusedError
 from tqconvert.gguf.tags import PAGE, is_tagged
 from tqconvert.progress import Progress, Reporting, Silent
 from tqconvert.reference import ModelName
@@ -36,26 +35,11 @@ from tqconvert.store.publish import (
     refuse_case_clash,
 )
 from tqconvert.store.recipe import Recipe, SmallBlob, config_blob, recipe_blobs
+from tqconvert.store.source import FileState, check_source, refuse_changed, refuse_writers
 
 InstallStatus = Literal["new", "unchanged", "repair", "replace"]
 
 _STAGED = ".blob"
-
-
-@dataclass(frozen=True, slots=True)
-class FileState:
-    """What tells that a file is still the one that was hashed. Linking changes none of it."""
-
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, path: Path) -> "FileState":
-        """State of the file now."""
-        s = path.stat()
-        return cls(s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +119,12 @@ def plan_install(
     header = check_source(source)
     refuse_case_clash(store, name)
     state = FileState.of(source)
-    _refuse_writers(source)
+    refuse_writers(source)
     annotations = {INSTALLED_KEY: "file"}
     offsets = (0, PAGE) if is_tagged(header) else (0,)
     with Reporting(progress, f"hashing {source.name}", state.size):
         digests = hash_file(source, offsets=offsets, advance=progress.advance)
-    _refuse_changed(source, state)
+    refuse_changed(source, state)
     if is_tagged(header):
         annotations[SOURCE_KEY] = str(digests[1])
     model = Layer.make(MODEL_TYPE, digests[0], state.size, annotations)
@@ -185,7 +169,7 @@ def apply_install(plan: InstallPlan, progress: Progress | None = None) -> Instal
                 method = link_file(
                     plan.source, staged, methods=plan.methods, advance=progress.advance
                 )
-            _refuse_changed(plan.source, plan.source_state)
+            refuse_changed(plan.source, plan.source_state)
             return _publish(plan, staged, method)
         finally:
             fs.remove(staged)
@@ -245,54 +229,6 @@ def _result(
         plan.name, plan.status, manifest, plan.model.digest, plan.model.size, method, written,
         removed,
     )  # fmt: skip
-
-
-def check_source(source: Path) -> Header:
-    """Header of a file that Ollama can hold as a model.
-
-    Raises NotFoundError, InvalidGgufError, RefusedError.
-    """
-    if source.exists() and not source.is_file():
-        raise NotFoundError(f"{source}: no regular file (expected a GGUF file)")
-    header = read_header(source)
-    shards = header.integer("split.count") or 0
-    if shards > 1:
-        raise RefusedError(
-            f"{source}: one of {shards} shards, and a model in Ollama's store is one GGUF",
-            hint="join them first: llama-gguf-split --merge FIRST-SHARD OUT",
-        )
-    kind = header.text("general.type")
-    if kind in ("adapter", "projector", "mmproj") or (
-        not header.arch("block_count") and header.arch("vision.block_count")
-    ):
-        raise RefusedError(
-            f"{source}: {kind or 'a projector'}, no model that can be installed by itself",
-            hint="ollama create NAME -f MODELFILE, with the model in a FROM line of its own",
-        )
-    if not header.tensors:
-        raise InvalidGgufError(f"{source}: no tensors (expected a model)")
-    return header
-
-
-def _refuse_writers(source: Path) -> None:
-    fd = os.open(source, os.O_RDONLY)
-    try:
-        if fs.written_elsewhere(fd):
-            raise RefusedError(
-                f"{source}: another program has it open for writing",
-                hint="wait until it is finished, then run again",
-            )
-    finally:
-        os.close(fd)
-
-
-def _refuse_changed(source: Path, before: FileState) -> None:
-    try:
-        same = FileState.of(source) == before
-    except OSError:
-        same = False
-    if not same:
-        raise RefusedError(f"{source}: changed while it was installed", hint="run again")
 
 
 def _holds(path: Path, data: bytes) -> bool:

@@ -73,6 +73,18 @@ def test_entries_lie_end_to_end() -> None:
     assert header.data_start % header.alignment == 0
 
 
+@pytest.mark.parametrize("big_endian", [False, True])
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 8])
+def test_strings_of_any_length_are_stepped_over(n: int, big_endian: bool) -> None:
+    """The key after an array of strings is found, also where lengths need more than a byte."""
+    for lengths in ((0, 255), (256, 1), (3, 257), (511, 512), (65536, 0)):
+        words = ["\0" * lengths[i % 2] for i in range(n)]
+        data = gguf_bytes({"words": words, "last": 7}, big_endian=big_endian)
+        header = read_bytes(data)
+        assert header.integer("last") == 7
+        assert header.read("words") == tuple(words)
+
+
 def test_long_arrays_are_read_only_when_asked_for(tmp_path: Path) -> None:
     """A vocabulary is stepped over at first, and read from the file by `read`."""
     words = [f"token {i}" for i in range(5000)]

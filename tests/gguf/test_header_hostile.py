@@ -1,6 +1,7 @@
 """Hostile and torn headers: one typed error each, at once, in little memory."""
 
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,19 @@ def test_truncated_at_every_byte(tmp_path: Path, big_endian: bool) -> None:
             read_header(path)
     path.write_bytes(data)
     assert read_header(path).data_end == len(data)
+
+
+@pytest.mark.parametrize("big_endian", [False, True])
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+def test_string_length_whose_lowest_byte_would_fit(wrong: int, big_endian: bool) -> None:
+    """All eight bytes of a length count: one that only ends in the right byte leads outside."""
+    data = bytearray(gguf_bytes({"words": ["ab", "cd", "ef"], "last": 7}, big_endian=big_endian))
+    order = ">Q" if big_endian else "<Q"
+    at = data.index(b"ab") - 8 + 10 * wrong
+    for length in (2 + (1 << 40), 2 + (1 << 56), 2 + (1 << 63)):
+        data[at : at + 8] = struct.pack(order, length)
+        with pytest.raises(InvalidGgufError, match=f"words: a string reaches {at + 8 + length} in"):
+            parse_header(bytes(data), len(data))
 
 
 def test_bytes_in_flight_are_never_invalid_before_their_time() -> None:

@@ -168,7 +168,8 @@ def test_a_key_of_ours_in_the_original_is_refused(key: str) -> None:
 def test_tags_larger_than_the_page_are_refused_with_the_size() -> None:
     """The last size that fits, fits; one byte more names what it would take."""
     header = header_of(gguf_bytes(LLAMA))
-    room = header_of(render_page(header, TAGS) + gguf_bytes(LLAMA)).entries[PAD].n_elements - 24 - 32
+    pad = header_of(render_page(header, TAGS) + gguf_bytes(LLAMA)).entries[PAD]
+    room = pad.n_elements - 24 - 32
     fitting = '"' + "x" * (room - 2 + len(TAGS.evidence)) + '"'
     assert len(render_page(header, KvTags("q8_0", "turbo4", evidence=fitting))) == PAGE
     with pytest.raises(UsageError, match=r"need 4097 bytes .*4096"):

@@ -11,7 +11,7 @@ from tqconvert import fs
 from tqconvert.errors import LockedError, RefusedError
 
 _ELSEWHERE = "write another file: -o OUT"
-_DIGEST_NAME = re.compile(r"sha256[-:][0-9a-f]{64}")
+_DIGEST_NAME = r"sha256[-:][0-9a-f]{64}"
 
 
 def check_in_place(path: Path) -> None:
@@ -62,7 +62,7 @@ def exclusive(fd: int, path: Path) -> Iterator[bool]:
 def _store_of(path: Path) -> str | None:
     """Kind of the store that the file lies in: folders whose file names are digests."""
     folder, above = path.parent.name, path.parent.parent.name
-    if folder == "blobs" and _DIGEST_NAME.fullmatch(path.name):
+    if folder == "blobs" and re.fullmatch(_DIGEST_NAME, path.name):
         return "an Ollama store"
     if folder == "blobs" and re.match(r"(models|datasets|spaces)--", above):
         return "a Hugging Face cache"

@@ -2,6 +2,9 @@
 
 import mmap
 import struct
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from itertools import repeat
 
 from tqconvert.errors import IncompleteHeaderError, InvalidGgufError, TruncatedGgufError
@@ -31,6 +34,12 @@ KEEP_TOTAL = 8 << 20
 
 Row = tuple[str, tuple[int, ...], int, int]
 """Name, shape, type number and offset of a tensor, as they stand in the file."""
+
+
+@cache
+def _readers_of_two(order: str) -> list[Callable[..., tuple[int, int]]]:
+    """For each n below 256: what reads two lengths with n bytes between them."""
+    return [struct.Struct(f"{order}Q{n}xQ").unpack_from for n in range(256)]
 
 
 class Walk:
@@ -160,14 +169,31 @@ class Walk:
             return
         if count > MAX_STRINGS:
             raise self._bad(f"{key}: array of {count} strings (limit {MAX_STRINGS})")
-        # The hot loop of a vocabulary: a quarter of a million strings, so nothing in it but the
-        # read that `struct` itself bounds. A length that leads outside makes the next read fail.
+        self._skip_strings(key, count)
+
+    def _skip_strings(self, key: str, count: int) -> None:
+        """Step over `count` strings: the hot loop, for a vocabulary has a quarter of a million.
+
+        Calls are what costs here, so one call of `struct` reads two lengths: the lowest byte of the
+        first picks a format that skips so many bytes. `struct` itself refuses to read outside the
+        bytes at hand, and a length that leads outside makes the next read fail.
+        """
         at, data, length_of = self.at, self.data, self._u64
+        low = 0 if self.order == "<" else 7
+        lengths_of = _readers_of_two(self.order)
         try:
-            for _ in repeat(None, count):
+            for _ in repeat(None, count >> 1):
+                n = data[at + low]
+                first, second = lengths_of[n](data, at)
+                if first != n:  # 256 bytes or more: the second length was read in a wrong place
+                    second = length_of(data, at + 8 + first)[0]
+                at += 16 + first + second
+            if count & 1:
                 at += length_of(data, at)[0] + 8
-        except (struct.error, OverflowError):
-            pass
+        except (struct.error, IndexError, OverflowError):
+            # One of the two failed; the first may stand and lead to the place that the error names.
+            with suppress(struct.error, OverflowError):
+                at += length_of(data, at)[0] + 8
         else:
             if at <= self.have:
                 self.at = at

@@ -48,11 +48,13 @@ def test_a_bar_shows_and_goes() -> None:
     """The bar names its work and leaves nothing behind but what was noted."""
     stream = Terminal()
     bar = Bar(stream)
-    bar.start("model", 100)
-    bar.advance(50)
+    bar.start("model", 100 << 20)
+    bar.advance(50 << 20)
     bar.note("trying again")
     bar.finish()
     bar.finish()
     text = stream.getvalue()
     assert "model" in text
     assert "trying again" in text
+    assert "100M" in text
+    assert "iB/s" in text, "units are binary and must say so"

@@ -28,13 +28,21 @@ def test_contexts_are_tokens(text: str, n: int) -> None:
     assert parse_context(text) == n
 
 
-@pytest.mark.parametrize("text", ["", "GiB", "-1G", "1.2.3", "10 apples"])
+@pytest.mark.parametrize("text", ["", "GiB", "-1G", "1.2.3", "10 apples", "9" * 5000])
 def test_nonsense_is_refused(text: str) -> None:
     """Text that is no size is a usage error that quotes it."""
     with pytest.raises(UsageError, match="expected"):
         parse_bytes(text)
     with pytest.raises(UsageError, match="expected"):
         parse_context(text or "0")
+
+
+@pytest.mark.parametrize("text", ["2147483648", "2048m", "9" * 30])
+def test_contexts_end_where_positions_do(text: str) -> None:
+    """No runtime takes more than 2^31 - 1 tokens; a size for more would be no answer."""
+    assert parse_context("2147483647") == 2**31 - 1
+    with pytest.raises(UsageError, match="at most 2147483647 tokens"):
+        parse_context(text)
 
 
 def test_formats() -> None:

@@ -92,7 +92,7 @@ class Bar:
         """Show the bar."""
         self.finish()
         self._bar = self._tqdm(
-            total=total, initial=done, desc=label, unit="B", unit_scale=True, unit_divisor=1024,
+            total=total, initial=done, desc=label, unit="iB", unit_scale=True, unit_divisor=1024,
             file=self._stream, leave=False, dynamic_ncols=True,
         )  # fmt: skip
 

@@ -4,8 +4,11 @@ import re
 
 from tqconvert.errors import UsageError
 
-_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)?", re.IGNORECASE)
-_CONTEXT = re.compile(r"(\d+)\s*([km]?)", re.IGNORECASE)
+_BYTES = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*(?:([KMGT])(i?)B?|B)?", re.IGNORECASE)
+_CONTEXT = re.compile(r"(\d{1,30})\s*([km]?)", re.IGNORECASE)
+MAX_CONTEXT = 2**31 - 1
+"""llama.cpp counts positions in 32 bits with a sign (include/llama.h, llama_pos)."""
+
 _POWER = {"k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -23,8 +26,12 @@ def parse_context(text: str) -> int:
     m = _CONTEXT.fullmatch(text.strip())
     if not m or int(m[1]) == 0:
         raise UsageError(f"{text}: not a context length (expected tokens, such as 32768 or 128k)")
-    scale: int = 1024 ** _POWER[m[2].lower()] if m[2] else 1
-    return int(m[1]) * scale
+    n: int = int(m[1]) * 1024 ** (_POWER[m[2].lower()] if m[2] else 0)
+    if n > MAX_CONTEXT:
+        raise UsageError(
+            f"{text}: more than a runtime takes (expected at most {MAX_CONTEXT} tokens)"
+        )
+    return n
 
 
 def format_bytes(n: int) -> str:

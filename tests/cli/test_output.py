@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tqconvert.cli.output import Output, print_error, table
+from tqconvert.cli.output import Output, print_error, table, types_text
 from tqconvert.errors import NotFoundError
 
 MODES = {
@@ -90,3 +90,9 @@ def test_table() -> None:
     assert table([("a", "bb"), ("ccc",), ("d", "e", "f")], right=(1,)) == "a    bb\nccc\nd     e  f"
     assert table([("a", "b")], indent=2) == "  a  b"
     assert table([]) == ""
+
+
+def test_types_are_counted() -> None:
+    """One name for all layers, or how many layers have which."""
+    assert types_text("q8_0") == "q8_0"
+    assert types_text(("q8_0", "f16", "q8_0")) == "q8_0 x2 + f16 x1"

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tqconvert.cli.options import JsonOpt, ModelArg, QuietOpt, StoreOpt, settings
-from tqconvert.cli.output import Output, table
+from tqconvert.cli.output import Output, table, types_text
 from tqconvert.units import format_bytes, format_context, format_count
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tqconvert.gguf.header import Header, Tensor
-    from tqconvert.gguf.tags import CacheTypes, KvTags
+    from tqconvert.gguf.tags import KvTags
     from tqconvert.gguf.values import Entry, Value
     from tqconvert.models import Model
     from tqconvert.summary import LayerGroup, Summary
@@ -130,11 +130,7 @@ def _tags_text(tags: "KvTags | None") -> str:
     measured = "measured" if tags.measured else "unmeasured"
     balance = "" if tags.balance == "none" else f", balance {tags.balance}"
     by = f" (by {tags.tool})" if tags.tool else ""
-    return f"K {_types(tags.type_k)}, V {_types(tags.type_v)}, {measured}{balance}{by}"
-
-
-def _types(types: "CacheTypes") -> str:
-    return types if isinstance(types, str) else ",".join(types)
+    return f"K {types_text(tags.type_k)}, V {types_text(tags.type_v)}, {measured}{balance}{by}"
 
 
 def _tensor_table(tensors: "tuple[Tensor, ...]") -> str:

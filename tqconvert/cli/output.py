@@ -134,3 +134,11 @@ def table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), indent: i
         ]
         lines.append(" " * indent + "  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def types_text(types: str | tuple[str, ...]) -> str:
+    """Cache types for people: a name, or how many layers have which."""
+    if isinstance(types, str):
+        return types
+    counts = {name: types.count(name) for name in dict.fromkeys(types)}
+    return " + ".join(f"{name} x{n}" for name, n in counts.items())

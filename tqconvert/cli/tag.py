@@ -16,7 +16,7 @@ from tqconvert.cli.options import (
     YesOpt,
     settings,
 )
-from tqconvert.cli.output import Output
+from tqconvert.cli.output import Output, types_text
 from tqconvert.errors import NotFoundError, TqError, UsageError
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def _tag_text(
     assert tags is not None
     state = "measured" if tags.measured else "unmeasured"
     lines = [_headline(plan, result, "tagged", n_shards)]
-    lines.append(f"  K {_named(tags.type_k)}, V {_named(tags.type_v)} ({state})")
+    lines.append(f"  K {types_text(tags.type_k)}, V {types_text(tags.type_v)} ({state})")
     lines += [f"  because: {reason}" for reason in reasons]
     return "\n".join(lines + _details(plan, result))
 
@@ -224,10 +224,3 @@ def _details(plan: "TagPlan", result: "TagResult | None") -> list[str]:
     elif result.lease is False:
         lines.append("  no write lease here: nobody checked that the file is not open elsewhere")
     return lines
-
-
-def _named(types: str | tuple[str, ...]) -> str:
-    if isinstance(types, str):
-        return types
-    counts = {name: types.count(name) for name in dict.fromkeys(types)}
-    return " + ".join(f"{name} x{n}" for name, n in counts.items())

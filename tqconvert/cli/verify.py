@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from tqconvert.cli.options import JsonOpt, ModelArg, QuietOpt, StoreOpt, settings
-from tqconvert.cli.output import Output, table
+from tqconvert.cli.output import Output, table, types_text
 from tqconvert.units import format_bytes
 
 if TYPE_CHECKING:
@@ -81,10 +81,9 @@ def _verify_text(report: "Report") -> str:
     facts = [c.detail for c in report.checks if c.ok and c.check in ("gguf", "source")]
     lines += [f"  {fact}" for fact in facts]
     if report.tags is not None:
-        k, v = report.tags.type_k, report.tags.type_v
-        shown = [x if isinstance(x, str) else f"{len(x)} per layer" for x in (k, v)]
+        k, v = types_text(report.tags.type_k), types_text(report.tags.type_v)
         state = "measured" if report.tags.measured else "unmeasured"
-        lines.append(f"  tags: K {shown[0]}, V {shown[1]}, {state}")
+        lines.append(f"  tags: K {k}, V {v}, {state}")
     if report.source is not None:
         lines.append(f"  before tagging: {report.source}")
     n = len(report.problems)

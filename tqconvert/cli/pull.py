@@ -111,7 +111,7 @@ def pull(
     try:
         result = carry_out(job, yes=yes)
     except KeyboardInterrupt:
-        kept = sorted(job.plan.destination.partials.glob("*.partial"))
+        kept = job.plan.kept_files()
         hint = f"{_home(kept[0])} is kept: run the same command again" if kept else None
         raise StoppedError("interrupted", hint=hint) from None
     essential = str(result.plan.destination.file or result.plan.target)
@@ -137,8 +137,11 @@ def _plan_text(plan: "PullPlan") -> str:
         )
     lines.append(table(rows, right=(2,), indent=2))
     kept = f", {format_bytes(plan.kept_bytes)} kept from before" if plan.kept_bytes else ""
-    replaces = ", replaces what is there" if plan.state is State.REPLACE else ""
-    lines.append(f"  {format_bytes(plan.fetch_bytes)} to fetch{kept}{replaces}")
+    there = {
+        State.REPLACE: ", replaces what is there",
+        State.REPAIR: ", replaces the one there, whose blobs are missing",
+    }.get(plan.state, "")
+    lines.append(f"  {format_bytes(plan.fetch_bytes)} to fetch{kept}{there}")
     return "\n".join(lines)
 
 

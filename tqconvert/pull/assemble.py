@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tqconvert import fs
 from tqconvert.digest import Digest
-from tqconvert.errors import DigestMismatchError, IncompleteHeaderError
+from tqconvert.errors import DigestMismatchError, IncompleteHeaderError, InvalidGgufError
 from tqconvert.gguf.header import Header, parse_header
 from tqconvert.gguf.tags import PAGE, KvTags, render_page
 from tqconvert.registry.follow import Follower, Watermark
@@ -18,6 +18,9 @@ from tqconvert.registry.partial import Partial
 
 FIRST_TRY = 1 << 20
 """Bytes of a file after which its header is looked for the first time; doubled until it is whole."""
+
+MAX_HEADER = 256 << 20
+"""Bytes of a header that are read into memory; a vocabulary of 262,144 tokens takes 7 MiB."""
 
 ChooseTags = Callable[[Header], KvTags | None]
 """What to tag a model with, by its header; None leaves it as it is."""
@@ -59,6 +62,11 @@ class Assembly:
         """
         size = self._partial.size
         while self._wants_header and self._header is None and have >= min(self._next_try, size):
+            if self._next_try > MAX_HEADER:
+                raise InvalidGgufError(
+                    f"{self._subject}: header of more than {MAX_HEADER >> 20} MiB",
+                    hint="no model has one; the file is broken or hostile",
+                )
             # Never more than twice the header is read, also where gigabytes were kept from before.
             data = fs.read_at(self._partial.fd, min(self._next_try, size), self._partial.room)
             self._next_try *= 2
@@ -102,6 +110,7 @@ class Assembly:
                 digest, size = self._tagged.digest(), size + PAGE
                 fs.write_at(partial.fd, self._page, 0)
             elif partial.room:
+                fs.sync(partial.fd)  # takes long, and a kill in it costs nothing; one after it does
                 self._take_room_out()
             fs.sync(partial.fd)
         except OSError as e:

@@ -1,12 +1,16 @@
 """The Modelfile of a pulled model."""
 
 from tqconvert import fs
+from tqconvert.pull.plan import read_small
 from tqconvert.pull.run import PullResult
+from tqconvert.store.layout import inherit_owner
 
 
-def write_modelfile(result: PullResult, memory: int | None) -> None:
+def write_modelfile(result: PullResult, memory: int | None, *, replace: bool) -> None:
     """Write the Modelfile where the plan says; an equal one is left alone. Raises StorageError.
 
+    So is one that a user wrote or edited in the folder, unless `replace` is set; what was written
+    there last is kept beside the manifest, to tell. In a store the two are one file.
     FROM names the installed model, or the file beside the Modelfile. `num_ctx` is what fits `memory`;
     without that the model's own value stays.
     """
@@ -23,8 +27,11 @@ def write_modelfile(result: PullResult, memory: int | None) -> None:
     num_ctx = None if keeps_own else choose_num_ctx(result.header, memory)
     made = from_manifest(store, plan.target, result.header, from_=from_, num_ctx=num_ctx)
     data = render(with_origin(made, result.header, f"tqconvert pull {plan.name}")).encode()
-    path = plan.destination.modelfile
-    if path.exists() and path.read_bytes() == data:
+    stays = plan.destination.has_own_modelfile(plan.target) and not replace
+    if stays and read_small(plan.destination.modelfile) != data:
         return
-    store.make_folder(path.parent)
-    fs.write_atomic(path, data)
+    for path in (plan.destination.modelfile, store.modelfile_path(plan.target)):
+        if read_small(path) != data:
+            store.make_folder(path.parent)
+            fs.write_atomic(path, data)
+            inherit_owner(path)

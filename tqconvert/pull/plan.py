@@ -9,7 +9,7 @@ from typing import Any
 
 from tqconvert import fs
 from tqconvert.digest import Digest
-from tqconvert.errors import RefusedError, StorageError, TqError
+from tqconvert.errors import BadManifestError, RefusedError, StorageError, TqError
 from tqconvert.gguf.header import read_header
 from tqconvert.gguf.tags import PAGE, CacheTypes, read_tags
 from tqconvert.pull.choose import choose_tags
@@ -29,6 +29,8 @@ class State(StrEnum):
 
     NEW = "new"
     REPLACE = "replace"
+    REPAIR = "repair"
+    """The same model, of which blobs are missing."""
     UNCHANGED = "unchanged"
 
 
@@ -65,6 +67,11 @@ class Destination:
         """DIR/model-tag.gguf and DIR/Modelfile."""
         file = folder / f"{name.model}-{name.tag}.gguf"
         return cls(Store(folder / ".tqconvert"), file, folder / "Modelfile")
+
+    def has_own_modelfile(self, name: ModelName) -> bool:
+        """Whether the folder has a Modelfile that differs from what a pull of `name` wrote last."""
+        there = read_small(self.modelfile)
+        return there is not None and there != read_small(self.store.modelfile_path(name))
 
     @property
     def partials(self) -> Path:
@@ -117,6 +124,11 @@ class PullPlan:
                 paid = 0
             total += max(0, layer.size + part.room - paid)
         return total
+
+    def kept_files(self) -> tuple[Path, ...]:
+        """Partial files of this model that are on the disk now."""
+        files = (partial_of(self.destination, x, tag=False).path for x in self.manifest.blobs)
+        return tuple(path for path in files if path.exists())
 
     def to_json(self) -> Mapping[str, Any]:
         """The plan as a JSON document."""
@@ -173,6 +185,15 @@ def check_plan(plan: PullPlan, *, yes: bool) -> None:
             f"{plan.target}: is there already, with another content",
             hint="replace it with --yes, or install under another name with --as NAME",
         )
+    if (
+        plan.state is not State.UNCHANGED
+        and not yes
+        and plan.destination.has_own_modelfile(plan.target)
+    ):
+        raise RefusedError(
+            f"{plan.destination.modelfile}: is there already, and not as a pull wrote it",
+            hint="replace it with --yes, or choose another folder",
+        )
     refuse_case_clash(plan.destination.store, plan.target)
     folder = plan.destination.partials
     while not folder.exists():
@@ -195,10 +216,12 @@ def partial_of(destination: Destination, layer: Layer, *, tag: bool) -> Partial:
 
 
 def _state(target: ModelName, manifest: Manifest, destination: Destination, wish: Wish) -> State:
-    there = destination.store.read_manifest(target)
+    try:
+        there = destination.store.read_manifest(target)
+    except BadManifestError:
+        return State.REPLACE
     if there is None:
-        taken = destination.file is not None and destination.file.exists()
-        return State.REPLACE if taken else State.NEW
+        return State.REPLACE if _file_taken(destination, manifest, wish) else State.NEW
     complete = all(
         _has_size(
             destination.place_of(layer, is_main=layer in there.layers_of("model")[:1]), layer.size
@@ -206,7 +229,7 @@ def _state(target: ModelName, manifest: Manifest, destination: Destination, wish
         for layer in there.blobs
     )
     if not complete:
-        return State.NEW if _made_from(there, manifest) else State.REPLACE
+        return State.REPAIR if _made_from(there, manifest) else State.REPLACE
     main = there.layers_of("model")[:1]
     if there.data == manifest.data:
         would_tag = (
@@ -217,6 +240,17 @@ def _state(target: ModelName, manifest: Manifest, destination: Destination, wish
         path = destination.place_of(main[0], is_main=True)
         return State.UNCHANGED if _has_tags(path, wish) else State.REPLACE
     return State.REPLACE
+
+
+def _file_taken(destination: Destination, manifest: Manifest, wish: Wish) -> bool:
+    """Whether a file has the result's name that no pull of this model left before its manifest."""
+    if destination.file is None or not destination.file.exists():
+        return False
+    main = manifest.layers_of("model")[:1]
+    left = main and partial_of(destination, main[0], tag=wish.tag).published()
+    return not left or not any(
+        _has_size(destination.file, main[0].size + room) for room in (0, PAGE)
+    )
 
 
 def _made_from(there: Manifest, manifest: Manifest) -> bool:
@@ -251,6 +285,16 @@ def _has_tags(path: Path, wish: Wish) -> bool:
 def _as_given(types: CacheTypes) -> str:
     """Types as a user writes them."""
     return types if isinstance(types, str) else ",".join(types)
+
+
+def read_small(path: Path) -> bytes | None:
+    """The bytes of a small file, None where there is none. Raises StorageError."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as e:
+        raise fs.storage_error(e, path) from e
 
 
 def _has_size(path: Path, size: int) -> bool:

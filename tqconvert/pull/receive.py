@@ -72,6 +72,8 @@ def fetch_blob(
             raise
         finally:
             partial.close()
+            if not partial.done.total():  # reserved gigabytes with nothing in them
+                partial.discard()
         return done, total
 
 
@@ -87,8 +89,8 @@ def _transfer(
         partial, transfer.watermark, subject=blob.subject, expected=blob.digest,
         is_model=blob.is_model, choose=blob.choose,
     )  # fmt: skip
-    progress.start(blob.subject, blob.size, partial.done.total())
     try:
+        progress.start(blob.subject, blob.size, partial.done.total())
         transfer.run(assembly.on_prefix)
         return assembly.finish()
     finally:
@@ -112,8 +114,8 @@ def copy_blob(
             is_model=blob.is_model, choose=blob.choose,
         )  # fmt: skip
         progress = _progress(place, blob)
-        progress.start(blob.subject, blob.size)
         try:
+            progress.start(blob.subject, blob.size)
             _copy(source, partial, watermark, assembly, progress)
             done = assembly.finish()
         finally:

@@ -6,12 +6,12 @@ where this one ended.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqconvert import fs
-from tqconvert.digest import Digest, digest_path
+from tqconvert.digest import Digest
 from tqconvert.errors import (
     DigestMismatchError,
     InvalidGgufError,
@@ -21,10 +21,11 @@ from tqconvert.errors import (
 )
 from tqconvert.gguf.header import Header, read_header
 from tqconvert.gguf.tags import PAGE, KvTags, is_tagged, original_header, read_tags
+from tqconvert.progress import Reporting, Silent
 from tqconvert.pull.assemble import Assembled
 from tqconvert.pull.choose import TagChoice, choose_tags
 from tqconvert.pull.plan import PullPlan, State, partial_of, plan_pull
-from tqconvert.pull.receive import Blob, Workplace, copy_blob, fetch_blob
+from tqconvert.pull.receive import SHOWN_BYTES, Blob, Workplace, copy_blob, fetch_blob
 from tqconvert.registry.http import Endpoint
 from tqconvert.registry.partial import Partial
 from tqconvert.registry.transfer import Stats
@@ -32,6 +33,9 @@ from tqconvert.store.hashing import hash_file
 from tqconvert.store.layout import folder_lock, inherit_owner
 from tqconvert.store.manifest import MODEL_TYPE, SOURCE_KEY, SOURCE_MANIFEST_KEY, Layer, Manifest
 from tqconvert.store.publish import LOCK, install_manifest
+
+GGUF_KINDS = ("model", "projector", "adapter", "draft")
+"""Kinds of layers whose blobs are GGUFs, and are checked as such before they are installed."""
 
 SourceOf = Callable[[Digest], Endpoint]
 """Where a blob is to be had."""
@@ -61,7 +65,7 @@ def run_pull(plan: PullPlan, source_of: SourceOf, place: Workplace) -> PullResul
     with _blob_lock(plan, plan.main.digest if plan.main else plan.manifest.digest, place):
         fresh = plan_pull(
             plan.name, plan.target, plan.manifest, plan.destination, plan.wish,
-            local=plan.local, inline=plan.inline,
+            local=plan.local if plan.inline else None, inline=plan.inline,
         )  # fmt: skip
         if fresh.state is State.UNCHANGED:
             _forget(fresh)
@@ -73,7 +77,7 @@ def run_pull(plan: PullPlan, source_of: SourceOf, place: Workplace) -> PullResul
             )
         run = _Run(fresh, source_of, place)
         manifest = run.blobs()
-        _publish(plan, manifest)
+        _publish(fresh, manifest)
         _forget(fresh)
         return PullResult(
             fresh, fresh.state, manifest, run.model, run.header, run.tags, run.choice,
@@ -85,7 +89,7 @@ def _publish(plan: PullPlan, manifest: Manifest) -> None:
     """Write the manifest, the last step; a folder's own store does not hold the model itself."""
     store = plan.destination.store
     if plan.destination.file is None:
-        install_manifest(store, plan.target, manifest, replace=plan.state is State.REPLACE)
+        install_manifest(store, plan.target, manifest, replace=plan.state is not State.NEW)
         return
     with store.locked(LOCK):
         store.write_manifest(plan.target, manifest.data)
@@ -127,9 +131,9 @@ class _Run:
         plan.destination.store.make_folder(plan.destination.store.blobs)
         if plan.destination.file is not None:
             plan.destination.store.make_folder(plan.destination.file.parent)
-        for layer in plan.manifest.blobs:
-            if layer is not plan.main:
-                self._whole(layer)
+        others = [x for x in (plan.manifest.config, *plan.manifest.layers) if x is not plan.main]
+        for layer in {x.digest: x for x in others}.values():
+            self._whole(layer)
         if plan.main is None:
             return plan.manifest
         self._main(plan.main)
@@ -142,7 +146,9 @@ class _Run:
     def _whole(self, layer: Layer) -> None:
         """A blob that stays as it is: verified if it is here, else fetched."""
         path = self._plan.destination.store.blob(layer.digest)
-        with _blob_lock(self._plan, layer.digest, self._place):
+        is_held = self._plan.main is not None and self._plan.main.digest == layer.digest
+        lock = nullcontext() if is_held else _blob_lock(self._plan, layer.digest, self._place)
+        with lock:
             data = self._plan.inline.get(layer.digest)
             if self._verified(layer, path):
                 return
@@ -150,7 +156,9 @@ class _Run:
                 fs.write_atomic(path, data, temporary_in=self._plan.destination.store.staging())
                 inherit_owner(path)
                 return
-            blob = Blob(_subject(layer), layer.digest, layer.size, is_model=layer.kind == "model")
+            blob = Blob(
+                _subject(layer), layer.digest, layer.size, is_model=layer.kind in GGUF_KINDS
+            )
             _, stats = fetch_blob(self._place, blob, self._source_of(layer.digest), lambda _: path)
             self.stats.add(stats)
             inherit_owner(path)
@@ -161,7 +169,10 @@ class _Run:
                 return False
         except OSError:
             return False
-        if digest_path(path) == layer.digest:
+        progress = self._place.progress if layer.size >= SHOWN_BYTES else Silent()
+        with Reporting(progress, f"checking {_subject(layer)}", layer.size):
+            found = hash_file(path, advance=progress.advance)[0]
+        if found == layer.digest:
             return True
         self._place.progress.note(
             f"{_subject(layer)}: the copy in the store is damaged; fetching it"

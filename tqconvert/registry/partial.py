@@ -11,15 +11,19 @@ the partial file until the model is installed, so that a kill in between costs n
 
 import bisect
 import os
+import re
 from pathlib import Path
 from typing import Self
 
 from tqconvert import fs
 from tqconvert.digest import Digest
 from tqconvert.errors import IntegrityError
+from tqconvert.store.layout import inherit_owner, make_folder
 
 JOURNAL_STEP = 4 << 20
 """Bytes of one range after which it is noted in the journal."""
+
+_FIRST_LINE = re.compile(rb"room (\d{1,9}) size (\d{1,18})\n")
 
 
 class Ranges:
@@ -74,26 +78,55 @@ class Partial:
 
     def kept_bytes(self) -> int:
         """Bytes that an earlier process left, by the journal."""
-        return self._read_journal().total() if self._usable() else 0
+        return self._read_journal().total() if self._room_there() is not None else 0
 
     def open(self) -> Self:
-        """Open or create both files, with room for the whole blob on the disk. Raises StorageError."""
+        """Open or create both files, with room for the whole blob on the disk.
+
+        A partial that was begun with other room in front is taken over: missing room is inserted,
+        `room` becomes what there is where that is more. Raises StorageError.
+        """
+        anew = False
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if not self._usable():
+            make_folder(self.path.parent)
+            anew = not self._take_over()
+            if anew:
                 self.discard()
-            self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+            self.fd = _opened(self.path, os.O_RDWR)
             fs.allocate(self.fd, self.room + self.size)
             self.done = self._read_journal()
-            self._journal_fd = os.open(
-                self._journal_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
-            )
+            self._journal_fd = _opened(self._journal_path, os.O_WRONLY | os.O_APPEND)
             if os.fstat(self._journal_fd).st_size == 0:
-                fs.append(self._journal_fd, f"room {self.room} size {self.size}\n".encode())
+                fs.append(self._journal_fd, self._first_line())
         except OSError as e:
             self.close()
+            if anew:  # ext4 keeps what it reserved before it found the disk full
+                self.discard()
             raise fs.storage_error(e, self.path) from e
         return self
+
+    def _take_over(self) -> bool:
+        """Make the files of an earlier process fit this wish; False where there are none that can.
+
+        A kill between the two steps leaves a length that contradicts the journal: files of no use.
+        """
+        room = self._room_there()
+        if room is None or room >= self.room:
+            self.room = self.room if room is None else room
+            return room is not None
+        fd = os.open(self.path, os.O_RDWR)
+        try:
+            fs.insert_range(fd, 0, self.room - room)
+        except OSError as e:
+            if not fs.unsupported(e):
+                raise
+            return False
+        finally:
+            os.close(fd)
+        _, _, ranges = self._journal_path.read_bytes().partition(b"\n")
+        fs.write_atomic(self._journal_path, self._first_line() + ranges)
+        inherit_owner(self._journal_path)
+        return True
 
     def write(self, data: bytes, offset: int) -> None:
         """Put bytes of the blob at `offset`; they count once they are noted."""
@@ -106,18 +139,22 @@ class Partial:
 
     def restart(self) -> None:
         """Forget everything that was written."""
-        os.ftruncate(self._journal_fd, 0)
-        fs.append(self._journal_fd, f"room {self.room} size {self.size}\n".encode())
+        fs.truncate(self._journal_fd, 0)
+        fs.append(self._journal_fd, self._first_line())
         self.done = Ranges()
 
     def publish(self, target: Path, digest: Digest) -> None:
         """Give the finished file its name; `digest` is what it has become.
 
         The caller has verified it and synced it, and calls `discard` when nobody needs the note.
+        Raises StorageError.
         """
-        fs.append(self._journal_fd, f"published {digest.hex}\n".encode())
-        self.close()
-        fs.replace(self.path, target)
+        try:
+            fs.append(self._journal_fd, f"published {digest.hex}\n".encode())
+            self.close()
+            fs.replace(self.path, target)
+        except OSError as e:
+            raise fs.storage_error(e, target) from e
 
     def published(self) -> Digest | None:
         """Digest of the file that an earlier process finished, by the journal; not verified."""
@@ -148,18 +185,20 @@ class Partial:
                 os.close(fd)
         self.fd = self._journal_fd = -1
 
-    def _usable(self) -> bool:
-        """Whether the files on disk are of this blob in this layout."""
+    def _first_line(self) -> bytes:
+        return f"room {self.room} size {self.size}\n".encode()
+
+    def _room_there(self) -> int | None:
+        """Room in front of what is on disk; None where that is not of this blob, or torn."""
         try:
             with self._journal_path.open("rb") as f:
-                first = f.readline(200)
+                found = _FIRST_LINE.fullmatch(f.readline(200))
             length = self.path.stat().st_size
         except OSError:
-            return False
-        return (
-            first == f"room {self.room} size {self.size}\n".encode()
-            and length == self.room + self.size
-        )
+            return None
+        if not found or int(found[2]) != self.size or length != int(found[1]) + self.size:
+            return None
+        return int(found[1])
 
     def _read_journal(self) -> Ranges:
         ranges = Ranges()
@@ -174,3 +213,9 @@ class Partial:
             if start.isdigit() and end.isdigit() and int(start) < int(end) <= self.size:
                 ranges.add(int(start), int(end))
         return ranges
+
+
+def _opened(path: Path, flags: int) -> int:
+    fd = os.open(path, flags | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+    inherit_owner(path)
+    return fd

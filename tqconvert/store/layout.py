@@ -11,7 +11,7 @@ Source: ollama manifest/paths.go, server/images.go PruneLayers, server/routes.go
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,7 +114,7 @@ class Store:
     def partials(self) -> Path:
         """Folder of downloads under way: on the disk of blobs/ and outside it where that can be."""
         own = self.private / "partial"
-        if not self.blobs.exists() or not self.root.exists():
+        if not os.path.exists(self.blobs):  # also where the folder may not be looked into
             return own
         real = self.blobs.resolve()
         disk = real.stat().st_dev
@@ -137,12 +137,9 @@ class Store:
     def make_folder(self, folder: Path) -> None:
         """Create the folder and its parents. Raises StorageError."""
         try:
-            missing = [p for p in (folder, *folder.parents) if not p.exists()]
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         except OSError as e:
             raise storage_error(e, folder) from e
-        for made in reversed(missing):
-            inherit_owner(made)
 
     @contextmanager
     def locked(self, what: str, *, timeout_s: float = 10.0) -> Iterator[None]:
@@ -151,12 +148,24 @@ class Store:
             yield
 
 
+def make_folder(folder: Path) -> None:
+    """Create the folder and its parents, each for the owner of the one it lies in. Raises OSError."""
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in reversed(missing):
+        inherit_owner(made)
+
+
 def inherit_owner(path: Path) -> None:
-    """Give what root made to the owner of its folder: Ollama's service must be able to change it."""
+    """Give what root made to the owner of its folder: Ollama's service must be able to change it.
+
+    Where root may not (a container without CAP_CHOWN, NFS), it stays as it is.
+    """
     if os.name == "nt" or os.geteuid() != 0:
         return
     folder = path.parent.stat()
-    os.chown(path, folder.st_uid, folder.st_gid)
+    with suppress(PermissionError):
+        os.chown(path, folder.st_uid, folder.st_gid)
 
 
 @contextmanager
@@ -166,9 +175,10 @@ def folder_lock(private: Path, what: str, *, timeout_s: float = 10.0) -> Iterato
 
     folder = private / "locks"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         lock = FileLock(folder / f"{what}.lock")
         lock.acquire(timeout=timeout_s)
+        inherit_owner(folder / f"{what}.lock")
     except Timeout:
         raise LockedError(
             f"{private.parent}: another tqconvert works on {what[:12]}",

@@ -110,3 +110,13 @@ def test_settings_are_values(tmp_path: Path) -> None:
     with pytest.raises(AttributeError):
         loaded.connections = 5
     assert replace(loaded, connections=5).connections == 5
+
+
+def test_an_empty_store_is_not_the_current_folder(
+    run_cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--store "$UNSET"` is a usage error."""
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run_cli("cache", "prune", "--store", "")
+    assert code == 2
+    assert err.startswith("error: Invalid value for '--store': empty (expected a folder)\n")

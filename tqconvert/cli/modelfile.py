@@ -56,7 +56,7 @@ def modelfile(
 
     \b
     Examples:
-      tqconvert modelfile qwen3.5:27b --memory 24GiB -o Modelfile
+      tqconvert modelfile qwen3.5:27b-tq --memory 24GiB -o Modelfile
       tqconvert modelfile --lint Modelfile
 
     \b

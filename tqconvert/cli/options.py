@@ -19,10 +19,20 @@ OfflineOpt = Annotated[bool, typer.Option("--offline", help="Use no network.")]
 InsecureOpt = Annotated[
     bool, typer.Option("--insecure", help="Allow plain http to hosts that are not loopback.")
 ]
+
+
+def _folder(text: str) -> Path:
+    """The path; `--store "$UNSET"` must not mean the current folder."""
+    if not text:
+        raise typer.BadParameter("empty (expected a folder)")
+    return Path(text)
+
+
 StoreOpt = Annotated[
     Path | None,
     typer.Option(
         "--store",
+        parser=_folder,
         metavar="DIR",
         help="Ollama's model store.",
         show_default="OLLAMA_MODELS or ~/.ollama/models",

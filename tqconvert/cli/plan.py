@@ -50,7 +50,7 @@ def plan(
     \b
     Examples:
       tqconvert plan model.gguf --ctx 32k,128k
-      tqconvert plan qwen3.5:27b --memory 24GiB --json
+      tqconvert plan qwen3.5:27b-tq --memory 24GiB --json
 
     \b
     Writes: nothing.

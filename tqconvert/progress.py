@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
 
@@ -70,8 +71,9 @@ class Lines:
             self.note(f"{self._label}: {share} % of {format_bytes(self._total)}, {rate}/s")
 
     def note(self, text: str) -> None:
-        """Print the line."""
-        print(text, file=self._stream, flush=True)
+        """Print the line; work goes on where nobody reads it any more (`2>&1 | head`)."""
+        with suppress(BrokenPipeError):
+            print(text, file=self._stream, flush=True)
 
     def finish(self) -> None:
         """Print how long it took."""

@@ -393,3 +393,17 @@ def test_an_interrupt_names_its_own_partial(registry: FakeRegistry, store: Store
     digest = registry.model_digest.removeprefix("sha256:")
     assert [p.name for p in job.plan.kept_files()] == [f"{digest}.partial"]
     assert time.time() - job.plan.kept_files()[0].stat().st_mtime < 60
+
+
+def test_a_closed_stderr_ends_no_pull(registry: FakeRegistry, store: Store) -> None:
+    """`tqconvert pull NAME 2>&1 | head -1` installs the model; it once ended with 0 and nothing."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [
+        sys.executable, "-m", "tqconvert", "pull", registry.name, "--as", "mine",
+        "--store", str(store.root),
+    ]  # fmt: skip
+    ran = subprocess.run(command, stderr=write, stdout=subprocess.PIPE, timeout=60, check=False)
+    os.close(write)
+    assert ran.returncode == 0
+    assert model_file(store).read_bytes()[PAGE:] == MODEL

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,9 +106,10 @@ class Output:
             print(text)
 
     def note(self, text: str) -> None:
-        """Print a remark for people, on stderr."""
+        """Print a remark for people, on stderr; that nobody reads it ends no command."""
         if not self.json and not self.quiet:
-            print(text, file=sys.stderr)
+            with suppress(BrokenPipeError):
+                print(text, file=sys.stderr)
 
     def warn(self, text: str) -> None:
         """Print a warning on stderr, in every mode."""

@@ -16,7 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from tqconvert import __version__, fs
-from tqconvert.errors import ConfigError
+from tqconvert.errors import ConfigError, StorageError
 from tqconvert.settings import PROJECT_FILE, Settings, default_store, load_settings, user_file
 from tqconvert.units import format_bytes
 
@@ -176,7 +176,11 @@ def _check_partials(store: Path) -> Iterator[Check]:
     from tqconvert.store.layout import Store
     from tqconvert.store.prune import plan_prune
 
-    found = plan_prune(Store(store), older_than_s=0, now=time.time())
+    try:
+        found = plan_prune(Store(store), older_than_s=0, now=time.time())
+    except StorageError as e:
+        yield Check("partial downloads", Status.NOTE, e.message)
+        return
     if found:
         n_bytes = sum(x.n_bytes for x in found)
         detail = f"{len(found)} unfinished, {format_bytes(n_bytes)}"

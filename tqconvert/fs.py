@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tqconvert.errors import StorageError
+from tqconvert.errors import NotFoundError, StorageError
 
 COPY_STEP = 16 << 20
 _FALLOC_FL_COLLAPSE_RANGE = 0x08  # linux/falloc.h
@@ -44,6 +44,19 @@ def storage_error(e: OSError, path: str | os.PathLike[str]) -> StorageError:
     elif e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         hint = "choose a folder that you may write to"
     return StorageError(f"{os.fspath(path)}: {os.strerror(e.errno or 0)}", hint=hint)
+
+
+def require_readable(path: Path) -> None:
+    """Raise NotFoundError if there is no such file, StorageError if this user may not read it."""
+    try:
+        found = path.exists()
+        refused = found and not os.access(path, os.R_OK)
+    except OSError as e:
+        raise storage_error(e, path) from e
+    if not found:
+        raise NotFoundError(f"{path}: no such file")
+    if refused:
+        raise StorageError(f"{path}: this user may not read it")
 
 
 def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:

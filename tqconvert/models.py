@@ -37,12 +37,16 @@ def looks_like_path(text: str) -> bool:
 
 
 def find_file(text: str) -> Model | None:
-    """The model if the text means a file, None if it can only be a name. Raises NotFoundError."""
+    """The model if the text means a file, None if it can only be a name.
+
+    Raises NotFoundError, StorageError.
+    """
     if not looks_like_path(text):
         return None
+    from tqconvert.fs import require_readable
+
     path = Path(text).expanduser()
-    if not path.exists():
-        raise NotFoundError(f"{path}: no such file")
+    require_readable(path)
     return Model(path)
 
 

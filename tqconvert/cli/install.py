@@ -34,7 +34,9 @@ def register(app: typer.Typer) -> None:
 
 
 def install(
-    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="A GGUF file.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", readable=False, help="A GGUF file.")
+    ] = None,
     name: Annotated[
         str | None, typer.Option("--as", metavar="NAME", help="Name of the model in Ollama.")
     ] = None,
@@ -44,6 +46,7 @@ def install(
             "--modelfile",
             "-f",
             metavar="MODELFILE",
+            readable=False,
             help="Take template, parameters, system text and license from it.",
         ),
     ] = None,

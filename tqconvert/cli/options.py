@@ -39,7 +39,10 @@ StoreOpt = Annotated[
     ),
 ]
 OutputOpt = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="OUT", help="Write to this file instead.")
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="OUT", readable=False, help="Write to this file instead."
+    ),
 ]
 
 
@@ -66,7 +69,8 @@ ModelArg = Annotated[
         autocompletion=complete_model,
     ),
 ]
-FileArg = Annotated[Path, typer.Argument(metavar="FILE", help="A GGUF file.")]
+# Typer would refuse a file that may not be read as wrong usage; the commands say what it is.
+FileArg = Annotated[Path, typer.Argument(metavar="FILE", readable=False, help="A GGUF file.")]
 
 
 def settings(

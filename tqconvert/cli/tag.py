@@ -127,6 +127,7 @@ def untag(
 
 def _found(file: Path) -> "tuple[Found, int]":
     """The file that takes the tags, and how many shards the model has."""
+    from tqconvert.fs import require_readable
     from tqconvert.gguf.tag import look_at
 
     n_shards = 1
@@ -136,7 +137,9 @@ def _found(file: Path) -> "tuple[Found, int]":
 
         shards = find_shards(file)
         file, n_shards = shards[0], len(shards)
-    if not file.exists():
+    try:
+        require_readable(file)
+    except NotFoundError:
         _refuse_name(str(file))
     return look_at(file), n_shards
 

@@ -32,7 +32,7 @@ from urllib.parse import unquote, urlsplit
 
 from tqconvert import __version__
 from tqconvert.digest import Digest, digest_bytes
-from tqconvert.errors import IntegrityError, UsageError
+from tqconvert.errors import IntegrityError, TqError, UsageError
 from tqconvert.registry.shelf import Shelf
 from tqconvert.store.manifest import MANIFEST_TYPE
 
@@ -120,6 +120,11 @@ class Handler(BaseHTTPRequestHandler):
             self._send_error(e)
         except (IntegrityError, UsageError, ValueError) as e:
             self._send_error(_Error(HTTPStatus.BAD_REQUEST, "NAME_INVALID", str(e)))
+        except TqError as e:  # the store can no longer be read; its path is nobody's business
+            self.desk.log(e.message)
+            self._send_error(
+                _Error(HTTPStatus.INTERNAL_SERVER_ERROR, "UNKNOWN", "the store cannot be read")
+            )
 
     def _check_host(self) -> None:
         """On loopback, refuse names that a web page could have pointed here (DNS rebinding).

@@ -124,10 +124,12 @@ class Store:
         return real / PRIVATE / "partial"
 
     def names(self) -> Iterator[ModelName]:
-        """Names of all installed models, sorted."""
-        for path in sorted(self.manifests.glob("*/*/*/*")):
-            if not path.is_file():
-                continue
+        """Names of all installed models, sorted. Raises StorageError."""
+        try:
+            files = [p for p in sorted(self.manifests.glob("*/*/*/*")) if p.is_file()]
+        except OSError as e:
+            raise storage_error(e, self.manifests) from e
+        for path in files:
             host, namespace, model, tag = path.relative_to(self.manifests).parts
             try:
                 yield ModelName.parse(f"{host}/{namespace}/{model}:{tag}")

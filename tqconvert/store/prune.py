@@ -43,8 +43,11 @@ class Pruned:
 
 
 def plan_prune(store: Store, *, older_than_s: float, now: float) -> tuple[Leftover, ...]:
-    """Leftovers last written more than `older_than_s` ago, the oldest first."""
-    found = [_leftover(store, lock, paths, now) for lock, paths in _files(store).items()]
+    """Leftovers last written more than `older_than_s` ago, the oldest first. Raises StorageError."""
+    try:
+        found = [_leftover(store, lock, paths, now) for lock, paths in _files(store).items()]
+    except OSError as e:
+        raise fs.storage_error(e, store.private) from e
     return tuple(sorted((x for x in found if x.age_s >= older_than_s), key=lambda x: -x.age_s))
 
 

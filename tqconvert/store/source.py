@@ -28,9 +28,10 @@ class FileState:
 def check_source(source: Path) -> Header:
     """Header of a file that Ollama can hold as a model.
 
-    Raises NotFoundError, InvalidGgufError, RefusedError.
+    Raises NotFoundError, StorageError, InvalidGgufError, RefusedError.
     """
-    if source.exists() and not source.is_file():
+    fs.require_readable(source)
+    if not source.is_file():
         raise NotFoundError(f"{source}: no regular file (expected a GGUF file)")
     header = read_header(source)
     shards = header.integer("split.count") or 0

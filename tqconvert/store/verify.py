@@ -11,7 +11,7 @@ from typing import Literal
 
 from tqconvert.digest import Digest
 from tqconvert.errors import IntegrityError, NotFoundError
-from tqconvert.fs import storage_error
+from tqconvert.fs import require_readable, storage_error
 from tqconvert.gguf.header import Header, read_header
 from tqconvert.gguf.tags import PAGE, KvTags, is_tagged, is_whole, read_tags
 from tqconvert.progress import Progress, Reporting, Silent
@@ -100,9 +100,9 @@ def verify_file(path: Path, progress: Progress | None = None) -> Report:
     Raises NotFoundError, StorageError.
     """
     progress = progress or Silent()
+    require_readable(path)
     if not path.is_file():
-        what = "no regular file (expected a GGUF file)" if path.exists() else "no such file"
-        raise NotFoundError(f"{path}: {what}")
+        raise NotFoundError(f"{path}: no regular file (expected a GGUF file)")
     found, subject, size = _Findings(), str(path), path.stat().st_size
     header = _check_gguf(found, path, subject)
     with Reporting(progress, f"verifying {path.name}", size):

@@ -1,5 +1,7 @@
 """The transfer engine against a server that misbehaves in every way we could think of."""
 
+import errno
+import os
 import random
 import threading
 from collections.abc import Iterator
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 from fakeregistry import FakeRegistry
 
+from tqconvert import fs
 from tqconvert.digest import Digest, digest_bytes, digest_path
 from tqconvert.errors import (
     AuthError,
@@ -19,7 +22,7 @@ from tqconvert.errors import (
 )
 from tqconvert.progress import Silent
 from tqconvert.pull.receive import Blob, Workplace, fetch_blob
-from tqconvert.registry import transfer
+from tqconvert.registry import follow, transfer
 from tqconvert.registry.follow import Follower, Watermark
 from tqconvert.registry.http import Endpoint, Http, ProtocolError, proxy_for
 from tqconvert.registry.partial import JOURNAL_STEP, Partial, Ranges
@@ -210,6 +213,35 @@ def test_an_abort_stops_hashing_of_what_was_kept(tmp_path: Path) -> None:
         watermark.abort()
         follower.join(1.0)
         assert not follower.is_alive()
+
+
+def test_bytes_are_put_on_the_disk_while_they_arrive(
+    pull: Pull, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is synced during the download, not only after the last byte."""
+    synced: list[int] = []
+    monkeypatch.setattr(fs, "sync", synced.append)
+    monkeypatch.setattr(follow, "FLUSH_STEP", 4 << 20)
+    pull.server.faults.delay_s = 0.005
+    pull.fetch()
+    assert len(synced) >= 3
+
+
+def test_a_disk_error_found_while_bytes_arrive_is_not_lost(
+    pull: Pull, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel reports a failed write to one fsync alone: the download ends with it."""
+    real, calls = fs.sync, []
+
+    def sync(fd: int) -> None:
+        calls.append(fd)
+        if len(calls) == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(fd)
+
+    monkeypatch.setattr(fs, "sync", sync)
+    monkeypatch.setattr(follow, "FLUSH_STEP", 4 << 20)
+    assert pull.fails(StorageError, "Input/output error").exit_code == 9
 
 
 def test_busy_servers_are_asked_again_when_they_say(pull: Pull, server: FakeRegistry) -> None:

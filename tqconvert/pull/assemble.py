@@ -13,7 +13,7 @@ from tqconvert.digest import Digest
 from tqconvert.errors import DigestMismatchError, IncompleteHeaderError, InvalidGgufError
 from tqconvert.gguf.header import Header, parse_header
 from tqconvert.gguf.tags import PAGE, KvTags, render_page
-from tqconvert.registry.follow import Follower, Watermark
+from tqconvert.registry.follow import Flusher, Follower, Watermark
 from tqconvert.registry.partial import Partial
 
 FIRST_TRY = 1 << 20
@@ -54,6 +54,8 @@ class Assembly:
         self._tagged: Follower | None = None
         self._source = Follower(partial.fd, partial.size, watermark, offset=partial.room)
         self._source.start()
+        self._flusher = Flusher(partial.fd, partial.size, watermark)
+        self._flusher.start()
 
     def on_prefix(self, have: int) -> None:
         """`have` bytes are there: look for the header if it may be whole by now.
@@ -91,6 +93,7 @@ class Assembly:
     def join(self) -> None:
         """Wait until nobody reads the file any more; the watermark has been aborted or is full."""
         self._source.join()
+        self._flusher.join()
         if self._tagged is not None:
             self._tagged.join()
 
@@ -106,8 +109,11 @@ class Assembly:
                     hint="the server or something on the way changed the bytes; nothing was installed",
                 )
             digest, size = source_digest, partial.size
-            if self._page is not None and self._tagged is not None:
-                digest, size = self._tagged.digest(), size + PAGE
+            tagged = self._tagged.digest() if self._tagged is not None else None
+            self._watermark.abort()  # all is hashed
+            self._flusher.finish()
+            if self._page is not None and tagged is not None:
+                digest, size = tagged, size + PAGE
                 fs.write_at(partial.fd, self._page, 0)
             elif partial.room:
                 fs.sync(partial.fd)  # takes long, and a kill in it costs nothing; one after it does

@@ -46,8 +46,9 @@ class Layer:
 
     @property
     def label(self) -> str:
-        """The kind as people know it."""
-        return "config" if self.media_type == CONFIG_TYPE else self.kind
+        """The kind as people know it; what a terminal would obey is left out."""
+        text = "config" if self.media_type == CONFIG_TYPE else self.kind
+        return "".join(c if c.isprintable() else "?" for c in text[:80])
 
     @property
     def annotations(self) -> Mapping[str, str]:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -13,6 +14,11 @@ import pytest
 
 ALLOWED_SKIPS = ("macOS", "Windows", "tmpfs", "mount", "xfs", "btrfs", "insert-range", "root")
 """Words one of which a skip's reason must hold where CI=true: what a machine may lack."""
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A job in the background of a script ignores Ctrl-C, and so would the programs under test.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

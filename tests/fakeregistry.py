@@ -147,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
             if not f.token_uses:
                 f.token = f"{f.token}+"
         if m := re.fullmatch(r"/v2/library/tiny/manifests/(.+)", self.path):
-            if m[1] not in ("1b", "latest", r.manifest_digest):
+            if m[1] not in ("1b", "1b-tq", "latest", r.manifest_digest):
                 return self._send(404, b"{}")
             return self._send(200, r.manifest if f.manifest is None else f.manifest)
         if m := re.fullmatch(r"(?:/v2/library/tiny/blobs|/cdn)/(.+)", self.path):

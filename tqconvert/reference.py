@@ -74,8 +74,8 @@ class ModelName:
         return f"{self.model}:{self.tag}"
 
     def tagged(self) -> "ModelName":
-        """Name under which the tagged model is installed: `27b` becomes `27b-tq`."""
-        return replace(self, tag=self.tag + TAGGED, digest=None, scheme=None)
+        """Name under which the tagged model is installed: `27b` becomes `27b-tq`, and stays so."""
+        return replace(self, tag=self.tag.removesuffix(TAGGED) + TAGGED, digest=None, scheme=None)
 
     def untagged(self) -> "ModelName":
         """Name of the model that `tagged` makes this one of: `27b-tq` becomes `27b`."""

@@ -253,6 +253,37 @@ def test_dry_run_and_offline(registry, store, run_cli) -> None:
     assert registry.requests == []
 
 
+def test_dry_run_tells_the_tags_and_the_cache(registry, run_cli) -> None:
+    """The header is fetched by a range: types, reasons and bytes of the cache before anything moves."""
+    code, out, _ = run_cli("pull", registry.name, "--dry-run", "--json")
+    assert code == 0
+    told = json.loads(out)["would_tag"]
+    assert (told["type_k"], told["type_v"], told["n_ctx"]) == ("q8_0", "turbo4", 4096)
+    # 2 layers, 1 K/V head of 128, 4096 cells: f16 2 * 2 bytes; q8_0 34/32 and turbo4 66/128 bytes
+    assert told["f16_bytes"] == 2 * 4096 * 128 * 4
+    assert told["tagged_bytes"] == 2 * 4096 * (4 * 34 + 66)
+    assert [h["Range"] for h in registry.asked("blobs")] == [f"bytes=0-{(1 << 20) - 1}"]
+    code, out, _ = run_cli("pull", registry.name, "--dry-run")
+    assert "would be tagged K q8_0, V turbo4: a cache of" in out
+    assert "because: unmeasured" in out
+    registry.faults.no_ranges = True
+    assert json.loads(run_cli("pull", registry.name, "--dry-run", "--json")[1])["would_tag"] is None
+
+
+def test_a_tagged_model_keeps_its_name_and_its_tags(store, run_cli, tmp_path) -> None:
+    """Pulling NAME-tq installs NAME-tq, byte for byte, and shows the tags that came with it."""
+    file = tmp_path / "m.gguf"
+    file.write_bytes(MODEL)
+    assert run_cli("tag", file)[0] == 0
+    with FakeRegistry(file.read_bytes()) as registry:
+        code, out, _ = run_cli("pull", f"{registry.name}-tq", "--json")
+        assert code == 0
+        document = json.loads(out)
+    assert document["target"].endswith("tiny:1b-tq")
+    assert document["tags"]["type_v"] == "turbo4"
+    assert Path(document["model"]).read_bytes() == file.read_bytes()
+
+
 def _with(layer: dict[str, object]) -> bytes:
     config = {"mediaType": "x", "digest": "sha256:" + "0" * 64, "size": 1}
     return json.dumps({"schemaVersion": 2, "config": config, "layers": [layer]}).encode()

@@ -16,11 +16,12 @@ from tqconvert.cli.options import (
     YesOpt,
     settings,
 )
-from tqconvert.cli.output import Output, table
+from tqconvert.cli.output import Output, table, types_text
 from tqconvert.errors import StoppedError
-from tqconvert.units import format_bytes, parse_bytes
+from tqconvert.units import format_bytes, format_context, parse_bytes
 
 if TYPE_CHECKING:
+    from tqconvert.pull.peek import Peek
     from tqconvert.pull.plan import PullPlan
     from tqconvert.pull.run import PullResult
 
@@ -44,9 +45,14 @@ def pull(
     ] = None,
     no_tag: Annotated[bool, typer.Option("--no-tag", help="Leave the model as it is.")] = False,
     type_k: Annotated[
-        str | None, typer.Option(help="Cache type of K; a comma-separated list has one per layer.")
+        str | None,
+        typer.Option(
+            metavar="TYPE", help="Cache type of K; a comma-separated list has one per layer."
+        ),
     ] = None,
-    type_v: Annotated[str | None, typer.Option(help="Cache type of V, likewise.")] = None,
+    type_v: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="Cache type of V, likewise.")
+    ] = None,
     to: Annotated[
         Path | None,
         typer.Option(
@@ -55,7 +61,9 @@ def pull(
     ] = None,
     memory: Annotated[
         str | None,
-        typer.Option(help="Memory that num_ctx in the Modelfile must fit, such as 24GiB."),
+        typer.Option(
+            metavar="SIZE", help="Memory that num_ctx in the Modelfile must fit, such as 24GiB."
+        ),
     ] = None,
     connections: Annotated[
         int | None, typer.Option(min=1, max=32, help="Parallel ranges of the download.")
@@ -87,6 +95,7 @@ def pull(
     taken, 9 disk, 11 network, 12 refused by the server, 130 interrupted.
     """  # noqa: D301 - \b keeps Typer from joining lines
     from tqconvert.pull.job import PullRequest, carry_out, prepare
+    from tqconvert.pull.peek import peek
     from tqconvert.pull.plan import State, Wish
 
     out = Output("pull", json=json, quiet=quiet)
@@ -102,8 +111,11 @@ def pull(
         request, settings(store=store, offline=offline, insecure=insecure), out.progress()
     )
     if dry_run:
+        found = peek(job.plan, job.source_of, job.place.http)
         out.result(
-            {"dry_run": True, **job.plan.to_json()}, _plan_text(job.plan), str(job.plan.target)
+            {"dry_run": True, **job.plan.to_json(), "would_tag": _peek_json(found)},
+            _plan_text(job.plan) + _peek_text(found),
+            str(job.plan.target),
         )
         return
     if job.plan.state is not State.UNCHANGED:
@@ -116,6 +128,37 @@ def pull(
         raise StoppedError("interrupted", hint=hint) from None
     essential = str(result.plan.destination.file or result.plan.target)
     out.result(_result_json(result), _result_text(result), essential)
+
+
+def _peek_text(found: "Peek | None") -> str:
+    if found is None:
+        return ""
+    tags = found.choice.tags
+    if tags is None:
+        return f"\n  would not be tagged: {'; '.join(found.choice.reasons)}"
+    lines = [
+        (
+            f"  would be tagged K {types_text(tags.type_k)}, V {types_text(tags.type_v)}: a cache of "
+            f"{format_bytes(found.tagged_bytes)} at {format_context(found.n_ctx)}, not "
+            f"{format_bytes(found.f16_bytes)}"
+        )
+    ]
+    lines += [f"  because: {reason}" for reason in found.choice.reasons]
+    return "\n" + "\n".join(lines)
+
+
+def _peek_json(found: "Peek | None") -> dict[str, Any] | None:
+    if found is None:
+        return None
+    tags = found.choice.tags
+    return {
+        "type_k": tags.type_k if tags else None,
+        "type_v": tags.type_v if tags else None,
+        "reasons": list(found.choice.reasons),
+        "n_ctx": found.n_ctx,
+        "f16_bytes": found.f16_bytes,
+        "tagged_bytes": found.tagged_bytes,
+    }
 
 
 def _plan_text(plan: "PullPlan") -> str:
@@ -157,7 +200,10 @@ def _result_text(result: "PullResult") -> str:
     if result.tags:
         measured = "" if result.tags.measured else " (unmeasured)"
         rows.append(
-            ("cache", f"K {_named(result.tags.type_k)}, V {_named(result.tags.type_v)}{measured}")
+            (
+                "cache",
+                f"K {types_text(result.tags.type_k)}, V {types_text(result.tags.type_v)}{measured}",
+            )
         )
     rows.append(("modelfile", _home(plan.destination.modelfile)))
     rows.append(("manifest", result.manifest.digest.short))
@@ -210,10 +256,6 @@ def _result_json(result: "PullResult") -> dict[str, Any]:
         "model": str(result.model) if result.model else None,
         "modelfile": str(plan.destination.modelfile),
     }  # fmt: skip
-
-
-def _named(types: str | tuple[str, ...]) -> str:
-    return types if isinstance(types, str) else f"{len(types)} types, {types[0]} first"
 
 
 def _home(path: Path) -> str:

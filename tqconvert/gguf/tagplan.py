@@ -14,6 +14,7 @@ from tqconvert.units import format_bytes
 Method = Literal["insert", "edit", "collapse", "reflink", "copy", "unchanged"]
 
 _INSERT_WHY = "the file system grows files at their start without moving data"
+_NO_TAGS_WHY = "it has no tags"
 _COLLAPSE_WHY = "the file system takes the page out without moving data"
 _EDIT_WHY = "the page is there already"
 _INTERRUPTED_WHY = "an interrupted run left a page in front of the whole original"
@@ -81,6 +82,8 @@ def plan_untag(
             f"{found.path}: {foreign[0]} is not in a page of ours; another program wrote this header",
             hint=f"gguf-new-metadata --remove-metadata {foreign[0]} IN OUT",
         )
+    if output is None and found.kind == "plain":  # whoever else has the file, nothing changes
+        return TagPlan(found, found.path, "unchanged", _NO_TAGS_WHY, (), b"")
     target = _target(found, output, replace=replace)
     method, why = _untag_method(found, target)
     return TagPlan(found, target, method, why, _steps(method, found, target, 0), b"")
@@ -138,8 +141,6 @@ def _tag_method(found: Found, page: bytes, target: Path) -> tuple[Method, str]:
 def _untag_method(found: Found, target: Path) -> tuple[Method, str]:
     if target != found.path:
         return _new_file_method(found, target)
-    if found.kind == "plain":
-        return "unchanged", "it has no tags"
     if fs.can_insert(target.parent, PAGE):
         return "collapse", _INTERRUPTED_WHY if found.kind == "interrupted" else _COLLAPSE_WHY
     return _new_file_method(found, target)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqconvert.digest import Digest
-from tqconvert.errors import NotFoundError
+from tqconvert.errors import NotFoundError, UsageError
 from tqconvert.modelfile.make import from_gguf
 from tqconvert.models import looks_like_path
 from tqconvert.progress import Progress, Reporting
@@ -104,6 +104,9 @@ def _name_of(path: Path) -> ModelName:
 
 
 def _destination(request: PullRequest, settings: Settings, target: ModelName) -> Destination:
+    folder = request.to or settings.store
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: is a file (expected a folder)")
     if request.to:
         return Destination.in_folder(request.to, target)
     return Destination.in_store(Store(settings.store), target)

@@ -137,9 +137,9 @@ class _Run:
         if plan.main is None:
             return plan.manifest
         self._main(plan.main)
-        if self.tags is None or self.main_layer is None:
-            return plan.manifest
         new = self.main_layer
+        if new is None or new is plan.main:
+            return plan.manifest
         layers = tuple(new if x is plan.main else x for x in plan.manifest.layers)
         return Manifest.make(plan.manifest.config, layers, like=plan.manifest)
 
@@ -187,8 +187,9 @@ class _Run:
             return
         blob = Blob(_subject(layer), layer.digest, layer.size, is_model=True, choose=self._choose)
         done = self._brought(blob)
-        self.tags, self.model = done.tags, self._place_for(done.digest)
+        self.model = self._place_for(done.digest)
         self.header = read_header(self.model)
+        self.tags = read_tags(self.header)
         self.main_layer = layer
         if done.tags is not None:
             annotations = {

@@ -303,14 +303,14 @@ def connection_error(subject: str, e: Exception) -> TqError:
         return TransientError(
             f"{host}: no such host, or no network", hint="check the name and the network"
         )
-    if isinstance(e, exceptions.ConnectTimeoutError):
-        return TransientError(f"{host}: no connection in {CONNECT_TIMEOUT_S:.0f} s")
     if isinstance(e, exceptions.ReadTimeoutError):
         return TransientError(f"{host}: no bytes for a while, given up")
     if isinstance(e, exceptions.NewConnectionError):
         return TransientError(
             f"{host}: cannot connect", hint="is the server up, and the port right?"
         )
+    if isinstance(e, exceptions.ConnectTimeoutError):  # the base of NewConnectionError: comes last
+        return TransientError(f"{host}: no connection in {CONNECT_TIMEOUT_S:.0f} s")
     return TransientError(f"{host}: connection lost ({type(e).__name__})")
 
 

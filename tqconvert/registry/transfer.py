@@ -38,6 +38,9 @@ SPAN = 32 << 20
 READ = 1 << 18
 TICK_S = 0.1
 MAX_WAIT_S = 60.0
+REPEAT_S = 5.0
+"""A failure is not said again within this time."""
+
 END_S = 5.0
 MIN_BYTES = 16 << 10
 """Fewer bytes than these in the stall time are a stall, and are no progress that earns new retries."""
@@ -87,6 +90,7 @@ class Transfer:
         self._open: set[urllib3.BaseHTTPResponse] = set()
         self._error: BaseException | None = None
         self._notes: deque[str] = deque()
+        self._noted: dict[str, float] = {}
         self.watermark = Watermark()
         self.stats = Stats(resumed_from=partial.done.total())
 
@@ -130,6 +134,15 @@ class Transfer:
     def _raise_error(self) -> None:
         if self._error is not None:
             raise self._error
+
+    def _note_once(self, message: str, wait_s: float) -> None:
+        """Say a failure, but not once for each of the workers that it hits at the same time."""
+        now = time.monotonic()
+        with self._lock:
+            again = now - self._noted.get(message, -REPEAT_S) < REPEAT_S
+            self._noted[message] = now
+        if not again:
+            self._notes.append(f"{message}; trying again in {wait_s:.1f} s")
 
     def _say_notes(self) -> None:
         while self._notes:
@@ -196,7 +209,7 @@ class Transfer:
         wait_s = 0.5 * 2 ** (failures - 1) * jitter if e.wait_s is None else e.wait_s
         wait_s = min(wait_s, MAX_WAIT_S)
         if failures > 1 or wait_s > 2:
-            self._notes.append(f"{e.message}; trying again in {wait_s:.1f} s")
+            self._note_once(e.message, wait_s)
         self._stop.wait(wait_s)
 
     def _fetch(self, span: _Span) -> None:

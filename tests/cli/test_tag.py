@@ -178,7 +178,11 @@ def test_refusals_name_the_way_that_works(run_cli: Cli, file: Path) -> None:
     assert code == 6
     assert "has 2 hard links" in err
     assert "hint: write another file: -o OUT" in err
-    code, out, _ = run_cli("untag", file, "--json")
+    assert run_cli("untag", file)[0] == 0, "an untagged file has nothing to lose"
+    tagged = file.parent / "tagged.gguf"
+    assert run_cli("tag", file, "-o", tagged)[0] == 0
+    (file.parent / "third.gguf").hardlink_to(tagged)
+    code, out, _ = run_cli("untag", tagged, "--json")
     assert (code, json.loads(out)["error"]["kind"]) == (6, "refused")
 
 

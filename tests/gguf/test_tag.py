@@ -217,6 +217,10 @@ def test_files_named_by_their_digest_are_refused(tmp_path: Path, name: str, stor
         with pytest.raises(RefusedError, match=store) as caught:
             plan_tag(path, TAGS)
         assert "-o OUT" in str(caught.value.hint)
+        assert plan_untag(path).method == "unchanged"
+    tagged = apply_tag(plan_tag(blob, TAGS, output=tmp_path / "tagged.gguf")).path
+    tagged.replace(blob)
+    for path in (blob, link):
         with pytest.raises(RefusedError, match=store):
             plan_untag(path)
 

@@ -47,7 +47,7 @@ def test_the_patterns_find_what_they_are_for() -> None:
     """The checks above can fail."""
     for name in ("work", "root", "home"):
         assert MACHINE_PATHS.search(f"see /{name}/" + "main")
-    assert not MACHINE_PATHS.search("https://example.org/work/x")
+    assert not MACHINE_PATHS.search("https://example.org/workbench/" + "x")
     assert HOSTS.search("pypi.mirror" + ".internal")
     assert HOSTS.search("http://" + "10.1.2.3/simple")
 

@@ -38,6 +38,11 @@ StoreOpt = Annotated[
         show_default="OLLAMA_MODELS or ~/.ollama/models",
     ),
 ]
+TypeKOpt = Annotated[
+    str | None,
+    typer.Option(metavar="TYPE", help="Cache type of K; a comma-separated list has one per layer."),
+]
+TypeVOpt = Annotated[str | None, typer.Option(metavar="TYPE", help="Cache type of V, likewise.")]
 OutputOpt = Annotated[
     Path | None,
     typer.Option(

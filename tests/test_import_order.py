@@ -20,6 +20,8 @@ MAY_IMPORT = {
     "modelfile": GROUND | {"gguf", "kv", "store", "models"},
     "store": GROUND | {"gguf", "kv", "modelfile"},
     "registry": GROUND | {"settings", "store"},
+    "patches": GROUND,
+    "runtime": GROUND | {"gguf", "kv", "patches"},
     "models": GROUND | {"gguf", "store"},
     "summary": GROUND | {"gguf", "kv"},
     "doctor": GROUND | {"settings", "store"},

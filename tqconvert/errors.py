@@ -43,6 +43,41 @@ class CheckFailedError(TqError):
     kind = "check_failed"
 
 
+class PatchError(TqError):
+    """A patch or a new file of ours does not go onto this source."""
+
+    exit_code = 1
+    kind = "patch_failed"
+
+    def __init__(
+        self, message: str, *, patch: str, files: tuple[str, ...] = (), hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.patch = patch
+        self.files = files
+
+
+class BuildFailedError(TqError):
+    """The source does not configure or compile; the message holds the first error of the log."""
+
+    exit_code = 1
+    kind = "build_failed"
+
+
+class ServerFailedError(TqError):
+    """A server that was started ended by itself, or never became ready."""
+
+    exit_code = 1
+    kind = "server_failed"
+
+
+class MeasureFailedError(TqError):
+    """A program that measures ended without a result; the message holds what it said last."""
+
+    exit_code = 1
+    kind = "measure_failed"
+
+
 class UsageError(TqError):
     """Arguments contradict each other or do not parse."""
 
@@ -83,6 +118,12 @@ class BadManifestError(IntegrityError):
     """A manifest is not JSON of the form that a registry must give."""
 
     kind = "bad_manifest"
+
+
+class BadSeriesError(IntegrityError):
+    """A series of patches is not of the form that it must have."""
+
+    kind = "bad_series"
 
 
 class NotFoundError(TqError):

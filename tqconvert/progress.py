@@ -122,6 +122,58 @@ def progress_for(stream: TextIO | None = None, *, quiet: bool = False) -> Progre
     return Bar(stream) if stream.isatty() else Lines(stream)
 
 
+class Steps:
+    """Steps of which only the number is known: nothing is shown. Base of the two forms that show."""
+
+    def step(self, done: int, total: int, text: str) -> None:
+        """`done` of `total` steps are over; `text` says what the last one was."""
+
+    def finish(self) -> None:
+        """The work is over."""
+
+
+class StepLines(Steps):
+    """A line at the first step and every thirty seconds: pipes and CI logs."""
+
+    def __init__(self, stream: TextIO, label: str) -> None:
+        self._stream, self._label, self._next = stream, label, 0.0
+
+    def step(self, done: int, total: int, text: str) -> None:
+        """Print a line if the time has come."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + 3 * LINE_EVERY_S
+            with suppress(BrokenPipeError):
+                print(f"{self._label}: {done} of {total}, {text}", file=self._stream, flush=True)
+
+
+class StepBar(Steps):
+    """A tqdm bar of steps on a terminal."""
+
+    def __init__(self, stream: TextIO, label: str) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(desc=label, unit="step", file=stream, leave=False, dynamic_ncols=True)
+
+    def step(self, done: int, total: int, text: str) -> None:
+        """Move the bar; the total may grow while programs find more to do."""
+        self._bar.total = total
+        self._bar.set_postfix_str(text[-30:], refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def finish(self) -> None:
+        """Remove the bar."""
+        self._bar.close()
+
+
+def steps_for(label: str, stream: TextIO | None = None, *, quiet: bool = False) -> Steps:
+    """The form of counted progress that suits the stream (default: stderr)."""
+    stream = stream or sys.stderr
+    if quiet:
+        return Steps()
+    return StepBar(stream, label) if stream.isatty() else StepLines(stream, label)
+
+
 class Reporting:
     """`with Reporting(progress, label, total):` begins and ends one piece of work."""
 

@@ -17,6 +17,13 @@ from tqconvert.errors import ConfigError
 PROJECT_FILE = "tqconvert.toml"
 
 
+def default_cache() -> Path:
+    """Where this user's programs keep what can be made again."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("tqconvert")
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Values that more than one command needs."""
@@ -33,13 +40,17 @@ class Settings:
     """Plain http to hosts that are not loopback."""
     offline: bool = False
     """No network at all."""
+    cache: Path = field(default_factory=default_cache)
+    """Sources, builds and what else can be made again."""
+    runtime: Path | None = None
+    """A folder with llama-server to use instead of the newest build in the cache."""
     origins: Mapping[str, str] = field(default_factory=dict)
     """Setting -> where its value came from."""
 
 
 _KINDS: dict[str, type] = {
     "store": Path, "connections": int, "retries": int, "stall_s": float, "insecure": bool,
-    "offline": bool,
+    "offline": bool, "cache": Path, "runtime": Path,
 }  # fmt: skip
 _EXPECTED = {Path: "a path", int: "a whole number", float: "a number"}
 _ENVIRONMENT = {
@@ -59,12 +70,14 @@ class Setting:
 
 
 def describe(settings: Settings) -> tuple[Setting, ...]:
-    """All settings, in their order."""
+    """All settings that have a value, in their order."""
     import json
 
     found = []
     for name in _KINDS:
         value = getattr(settings, name)
+        if value is None:
+            continue
         plain = str(value) if isinstance(value, Path) else value
         # JSON's texts, numbers and booleans are TOML's too.
         text = json.dumps(plain, ensure_ascii=False)
@@ -101,15 +114,15 @@ def load_settings(env: Mapping[str, str], cwd: Path) -> Settings:
     for path in (user_file(env), cwd / PROJECT_FILE):
         for name, value in _read_file(path).items():
             values[name] = _convert(name, value, str(path))
-            if name == "store":
+            if _KINDS[name] is Path:
                 values[name] = path.parent / values[name].expanduser()
             origins[name] = str(path)
-    for name in _KINDS:
+    for name, kind in _KINDS.items():
         for variable in _ENVIRONMENT.get(name, (f"TQCONVERT_{name.upper()}",)):
             # Ollama strips spaces and quotes from its variables too (envconfig/config.go, Var).
             if text := env.get(variable, "").strip().strip("\"'"):
                 values[name] = _convert(name, text, variable)
-                if name == "store":
+                if kind is Path:
                     values[name] = cwd / values[name].expanduser()
                 origins[name] = variable
                 break

@@ -53,7 +53,18 @@ def _versions() -> str:
 
 def build_app() -> typer.Typer:
     """The Typer app with all commands; each module registers its own, in the order of the work."""
-    from tqconvert.cli import cache, config, doctor, info, install, modelfile, plan, pull, tag
+    from tqconvert.cli import (
+        cache,
+        config,
+        doctor,
+        info,
+        install,
+        modelfile,
+        ollama_build,
+        plan,
+        pull,
+        tag,
+    )
 
     # rich's panels draw boxes into pipes and under NO_COLOR, and cannot be searched with grep; its
     # import alone would double the time of --help. Hence plain help everywhere.
@@ -65,7 +76,7 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    for module in (pull, info, plan, tag, modelfile, install, doctor, config, cache):
+    for module in (pull, info, plan, tag, modelfile, install, ollama_build, doctor, config, cache):
         module.register(app)
     for command in app.registered_commands:
         # Typer cuts a summary that it takes from the docstring off at the line's end.

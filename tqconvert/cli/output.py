@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tqconvert.errors import TqError
-from tqconvert.progress import Progress, progress_for
+from tqconvert.progress import Progress, Steps, progress_for, steps_for
 
 _ERRORS = "tqconvert.replace"
 
@@ -118,6 +118,10 @@ class Output:
     def progress(self) -> Progress:
         """Progress for this command's mode."""
         return progress_for(sys.stderr, quiet=self.quiet or self.json)
+
+    def steps(self, label: str) -> Steps:
+        """Progress of counted steps for this command's mode."""
+        return steps_for(label, sys.stderr, quiet=self.quiet or self.json)
 
 
 def table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), indent: int = 0) -> str:

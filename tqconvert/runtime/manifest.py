@@ -1,0 +1,118 @@
+"""The manifest of a build: what went in, what came out. `build.json` beside the programs."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from tqconvert.errors import BadManifestError, NotFoundError
+from tqconvert.fs import storage_error
+
+SCHEMA = "tqconvert.build/1"
+NAME = "build.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One program of a build."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class NamedHash:
+    """A patch or a new file."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The source as it was before patches."""
+
+    kind: str
+    name: str
+    tree: str
+    commit: str | None
+    archive_sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """One finished build."""
+
+    id: str
+    target: str
+    scope: str
+    variant: str
+    tool: str
+    """Name and version of what built it."""
+    date: str
+    seconds: float
+    source: Origin
+    series: str
+    """Hash of all patches and new files, those of other bases too."""
+    patches: tuple[NamedHash, ...]
+    new_files: tuple[NamedHash, ...]
+    tree: str
+    """Id of the tree that was compiled."""
+    flags: tuple[str, ...]
+    """Arguments of cmake that make a difference."""
+    environment: Mapping[str, str]
+    """CFLAGS and the like, where set."""
+    compiler: Mapping[str, str]
+    cpu: Mapping[str, Any]
+    """machine, flags, id; flags and id only of a native build."""
+    programs: tuple[Program, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document, with its schema."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    @property
+    def is_patched(self) -> bool:
+        """Whether our patches are in it."""
+        return bool(self.patches)
+
+    @property
+    def version(self) -> str:
+        """What a reader knows the source by."""
+        return (
+            f"{self.source.commit[:9]} ({self.source.name})"
+            if self.source.commit
+            else self.source.name
+        )
+
+
+def parse_build(text: str, name: str) -> Build:
+    """The manifest in `text`. Raises BadManifestError."""
+    try:
+        document = json.loads(text)
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+            raise BadManifestError(f"{name}: not a build manifest (expected schema {SCHEMA})")
+        known = {f.name: document[f.name] for f in fields(Build)}
+        known["source"] = Origin(**known["source"])
+        known["patches"] = tuple(NamedHash(**x) for x in known["patches"])
+        known["new_files"] = tuple(NamedHash(**x) for x in known["new_files"])
+        known["programs"] = tuple(Program(**x) for x in known["programs"])
+        known["flags"] = tuple(known["flags"])
+        return Build(**known)
+    except (ValueError, KeyError, TypeError) as e:
+        raise BadManifestError(f"{name}: not a build manifest ({type(e).__name__}: {e})") from e
+
+
+def read_build(folder: Path) -> Build:
+    """The manifest of the build in `folder`. Raises NotFoundError, BadManifestError, StorageError."""
+    path = folder / NAME
+    try:
+        return parse_build(path.read_text("utf-8", "replace"), str(path))
+    except FileNotFoundError:
+        raise NotFoundError(
+            f"{path}: no such file (expected beside the programs of a build)"
+        ) from None
+    except OSError as e:
+        raise storage_error(e, path) from e

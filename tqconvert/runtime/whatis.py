@@ -1,0 +1,40 @@
+"""What a built program is: the manifest beside it, and whether the program is still the one it names."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqconvert.digest import digest_path
+from tqconvert.errors import NotFoundError
+from tqconvert.fs import storage_error
+from tqconvert.runtime.manifest import NAME, Build, read_build
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A build, and which of its programs are not what was built."""
+
+    folder: Path
+    build: Build
+    changed: tuple[str, ...]
+
+
+def identify(path: Path) -> Identity:
+    """The build that a program or folder belongs to. Raises NotFoundError, BadManifestError."""
+    if not path.exists():
+        raise NotFoundError(f"{path}: no such file or folder")
+    start = path.resolve()
+    folder = next((p for p in (start, *start.parents[:2]) if (p / NAME).is_file()), None)
+    if folder is None:
+        raise NotFoundError(
+            f"{path}: no {NAME} beside it (expected a build of `tqconvert ollama-build build`)"
+        )
+    build = read_build(folder)
+    changed = []
+    for program in build.programs:
+        file = folder / "bin" / program.name
+        try:
+            if not file.is_file() or digest_path(file).hex != program.sha256:
+                changed.append(program.name)
+        except OSError as e:
+            raise storage_error(e, file) from e
+    return Identity(folder, build, tuple(changed))

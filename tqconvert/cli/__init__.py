@@ -63,6 +63,8 @@ def build_app() -> typer.Typer:
         ollama_build,
         plan,
         pull,
+        quality,
+        serve,
         tag,
     )
 
@@ -76,7 +78,20 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    for module in (pull, info, plan, tag, modelfile, install, ollama_build, doctor, config, cache):
+    for module in (
+        pull,
+        info,
+        plan,
+        tag,
+        modelfile,
+        install,
+        serve,
+        quality,
+        ollama_build,
+        doctor,
+        config,
+        cache,
+    ):
         module.register(app)
     for command in app.registered_commands:
         # Typer cuts a summary that it takes from the docstring off at the line's end.

@@ -38,6 +38,16 @@ StoreOpt = Annotated[
         show_default="OLLAMA_MODELS or ~/.ollama/models",
     ),
 ]
+RuntimeOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--runtime",
+        parser=_folder,
+        metavar="DIR",
+        help="Folder with llama.cpp's programs.",
+        show_default="the newest build",
+    ),
+]
 TypeKOpt = Annotated[
     str | None,
     typer.Option(metavar="TYPE", help="Cache type of K; a comma-separated list has one per layer."),
@@ -79,7 +89,11 @@ FileArg = Annotated[Path, typer.Argument(metavar="FILE", readable=False, help="A
 
 
 def settings(
-    *, store: Path | None = None, offline: bool = False, insecure: bool = False
+    *,
+    store: Path | None = None,
+    runtime: Path | None = None,
+    offline: bool = False,
+    insecure: bool = False,
 ) -> Settings:
     """Settings of this process with the flags applied."""
     loaded = load_settings(os.environ, Path.cwd())
@@ -87,6 +101,9 @@ def settings(
     if store is not None:
         loaded = replace(loaded, store=store.expanduser().absolute())
         origins["store"] = "--store"
+    if runtime is not None:
+        loaded = replace(loaded, runtime=runtime.expanduser().absolute())
+        origins["runtime"] = "--runtime"
     if offline:
         loaded = replace(loaded, offline=True)
         origins["offline"] = "--offline"

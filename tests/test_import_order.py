@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "registry": GROUND | {"settings", "store"},
     "patches": GROUND,
     "runtime": GROUND | {"gguf", "kv", "patches"},
+    "quality": GROUND | {"gguf", "kv", "runtime"},
     "models": GROUND | {"gguf", "store"},
     "summary": GROUND | {"gguf", "kv"},
     "doctor": GROUND | {"settings", "store"},

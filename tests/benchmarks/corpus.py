@@ -43,7 +43,7 @@ LICENSES = (
 
 Kind = Literal["licenses", "handbook-other"]
 
-_BLOCKS = frozenset("p div h1 h2 h3 h4 h5 h6 li dt dd pre tr".split())
+_BLOCKS = frozenset(["p", "div", "h1", "h2", "h3", "h4", "h5", "h6", "li", "dt", "dd", "pre", "tr"])
 _DROPPED = frozenset(("script", "style", "head", "title"))
 _NAVIGATION = "docnav"
 

@@ -59,7 +59,7 @@ def make_pairs(
     if type_k is not None or type_v is not None:
         k, v = parse_cache_type(type_k or "f16"), parse_cache_type(type_v or "f16")
         pairs.append(make_pair(layout, "requested", k, v))
-    if tagged := _tagged(header, layout):
+    if tagged := tagged_pair(header, layout):
         pairs.append(tagged)
     return tuple(pairs)
 
@@ -70,7 +70,7 @@ def make_pair(layout: Layout, origin: str, k: CacheType, v: CacheType) -> Pair:
     return Pair(origin, *names, *names, unusable=unusable_pair(layout, k, v))
 
 
-def _tagged(header: Header, layout: Layout) -> Pair | None:
+def tagged_pair(header: Header, layout: Layout) -> Pair | None:
     """The pair of the file's tags; what cannot be used of them is f16 on that side or layer."""
     tags = read_tags(header)
     if tags is None:

@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "modelfile": GROUND | {"gguf", "kv", "store", "models"},
     "store": GROUND | {"gguf", "kv", "modelfile"},
     "registry": GROUND | {"settings", "store"},
+    "turbo": GROUND | {"gguf", "kv"},
     "patches": GROUND,
     "runtime": GROUND | {"gguf", "kv", "patches"},
     "quality": GROUND | {"gguf", "kv", "runtime"},

@@ -54,6 +54,7 @@ def _versions() -> str:
 def build_app() -> typer.Typer:
     """The Typer app with all commands; each module registers its own, in the order of the work."""
     from tqconvert.cli import (
+        balance,
         cache,
         config,
         doctor,
@@ -83,6 +84,7 @@ def build_app() -> typer.Typer:
         info,
         plan,
         tag,
+        balance,
         modelfile,
         install,
         serve,

@@ -73,6 +73,7 @@ def tag(
     chosen = choose_types(found.header, type_k, type_v)
     tags = KvTags(chosen.type_k, chosen.type_v, evidence=_evidence(evidence))
     plan = plan_tag(found, tags, output=output, replace=yes)
+    tags = plan.tags or tags
     result = None if dry_run else apply_tag(plan, progress=out.progress())
     document = {
         **_document(plan, result, n_shards),

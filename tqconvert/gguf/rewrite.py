@@ -38,12 +38,14 @@ def temporary_for(target: Path) -> Path:
 
 
 def write_beside(
-    content: Content, target: Path, *, mode: int, progress: Progress, check: Callable[[], None]
-) -> Literal["reflink", "copy"]:
+    content: Content, target: Path, *, mode: int, progress: Progress, check: Callable[[], None],
+    edit: Callable[[int], None] = lambda _: None,
+) -> Literal["reflink", "copy"]:  # fmt: skip
     """Give `target` this content, atomically; the way it was done.
 
-    `check` runs before the new file gets its name, and may raise. Raises StorageError, LockedError;
-    then `target` is as it was.
+    `edit` gets the new file's descriptor when the content is there, to write over parts of it; `check`
+    runs before the new file gets its name. Both may raise. Raises StorageError, LockedError; then
+    `target` is as it was.
     """
     with _temporary(target) as (fd, temporary):
         fs.truncate(fd, 0)  # a killed run may have left bytes
@@ -58,6 +60,7 @@ def write_beside(
                 )  # fmt: skip
         if content.page:
             fs.write_at(fd, content.page, 0)
+        edit(fd)
         fs.set_mode(fd, mode)
         fs.sync(fd)
         check()

@@ -8,7 +8,7 @@ from tqconvert import fs
 from tqconvert.errors import RefusedError, UsageError
 from tqconvert.gguf.guard import check_in_place
 from tqconvert.gguf.state import Found, look
-from tqconvert.gguf.tags import KEYS, PAGE, KvTags, render_page
+from tqconvert.gguf.tags import BALANCE, KEYS, PAGE, KvTags, render_page
 from tqconvert.units import format_bytes
 
 Method = Literal["insert", "edit", "collapse", "reflink", "copy", "unchanged"]
@@ -53,12 +53,13 @@ def plan_tag(
 ) -> TagPlan:
     """How the file gets these tags, in place or into `output`; changes nothing.
 
-    A file that was looked at already is not read again.
+    A file that was looked at already is not read again. One that tells its own balance keeps telling it.
     Raises RefusedError for files that must not change, UsageError for tags that do not fit, and what
     `read_header` raises.
     """
     found = path if isinstance(path, Found) else look_at(path)
     _check_first_shard(found)
+    tags = tags._replace(balance=found.header.text(BALANCE) or tags.balance)
     page = render_page(found.header, tags, subject=str(found.path))
     target = _target(found, output, replace=replace)
     method, why = _tag_method(found, page, target)
@@ -76,7 +77,7 @@ def plan_untag(
     Raises RefusedError for files that must not change and for tags that are not in a page.
     """
     found = path if isinstance(path, Found) else look_at(path)
-    foreign = [key for key in KEYS if key in found.header.entries]
+    foreign = [key for key in KEYS if key in found.header.entries and key != BALANCE]
     if foreign:
         raise RefusedError(
             f"{found.path}: {foreign[0]} is not in a page of ours; another program wrote this header",
@@ -112,11 +113,21 @@ def _target(found: Found, output: str | os.PathLike[str] | None, *, replace: boo
     if output is None:
         check_in_place(found.path)
         return found.path
+    return new_target(
+        found, output, replace=replace, hint="leave -o out to change the file in place"
+    )
+
+
+def new_target(
+    found: Found, output: str | os.PathLike[str], *, replace: bool, hint: str | None = None
+) -> Path:
+    """The path of another file than `found`, which may be there already if it may be replaced.
+
+    Raises UsageError (with `hint` for the file itself), RefusedError.
+    """
     target = _real(output)
     if target == found.path or (target.exists() and target.samefile(found.path)):
-        raise UsageError(
-            f"{target}: is the file itself", hint="leave -o out to change the file in place"
-        )
+        raise UsageError(f"{target}: is the file itself", hint=hint)
     if target.is_dir():
         raise UsageError(f"{target}: is a folder (expected a file name)")
     if target.exists():
@@ -128,25 +139,26 @@ def _target(found: Found, output: str | os.PathLike[str] | None, *, replace: boo
 
 def _tag_method(found: Found, page: bytes, target: Path) -> tuple[Method, str]:
     if target != found.path:
-        return _new_file_method(found, target)
+        return new_file_method(found, target)
     if found.kind == "interrupted":
         return "edit", _INTERRUPTED_WHY
     if found.kind == "tagged":
         return ("unchanged", "it has these tags") if found.page == page else ("edit", _EDIT_WHY)
     if fs.can_insert(target.parent, PAGE):
         return "insert", _INSERT_WHY
-    return _new_file_method(found, target)
+    return new_file_method(found, target)
 
 
 def _untag_method(found: Found, target: Path) -> tuple[Method, str]:
     if target != found.path:
-        return _new_file_method(found, target)
+        return new_file_method(found, target)
     if fs.can_insert(target.parent, PAGE):
         return "collapse", _INTERRUPTED_WHY if found.kind == "interrupted" else _COLLAPSE_WHY
-    return _new_file_method(found, target)
+    return new_file_method(found, target)
 
 
-def _new_file_method(found: Found, target: Path) -> tuple[Method, str]:
+def new_file_method(found: Found, target: Path) -> tuple[Method, str]:
+    """How `target` would get the bytes of `found`, and why so. Raises UsageError."""
     if not target.parent.is_dir():
         raise UsageError(f"{target.parent}: no such folder", hint=f"mkdir -p {target.parent}")
     same_disk = found.stamp.device == target.parent.stat().st_dev

@@ -36,7 +36,7 @@ EVIDENCE: Final = "turboquant.evidence"
 TOOL: Final = "turboquant.tool"
 PAD: Final = "turboquant.pad"
 KEYS: Final = (TYPE_K, TYPE_V, SCHEMA_KEY, BALANCE, EVIDENCE, TOOL, PAD)
-"""The keys of a page, in their order."""
+"""The keys of a page, in their order. BALANCE is not among them where the file's own header has it."""
 
 UNMEASURED: Final = '"unmeasured"'
 """Value of `turboquant.evidence` (JSON) until a report exists for the model."""
@@ -68,13 +68,14 @@ class KvTags(NamedTuple):
 def render_page(header: Header, tags: KvTags, *, subject: str | None = None) -> bytes:
     """The 4096 bytes that go before the file of this untagged header; same input, same bytes.
 
-    Errors name `subject`, or the header's path.
-    Raises RefusedError if the header has one of our keys or a larger alignment, UsageError if the
+    Errors name `subject`, or the header's path. The balance of a file that tells its own is that one.
+    Raises RefusedError if the header has another of our keys or a larger alignment, UsageError if the
     tags are no tags or do not fit.
     """
     subject = subject or str(header.path or "GGUF")
     _check_tags(tags)
-    taken = [key for key in KEYS if key in header.entries]
+    keys = [key for key in KEYS if key != BALANCE or BALANCE not in header.entries]
+    taken = [key for key in keys if key in header.entries]
     if taken:
         raise RefusedError(
             f"{subject}: already has {taken[0]}, not in a page of ours",
@@ -84,12 +85,13 @@ def render_page(header: Header, tags: KvTags, *, subject: str | None = None) -> 
         raise RefusedError(
             f"{subject}: alignment {header.alignment} does not divide the tag page of {PAGE} bytes"
         )
-    if header.n_kv + len(KEYS) > MAX_KEYS:
-        raise RefusedError(f"{subject}: {header.n_kv} keys leave no room for {len(KEYS)} more")
+    if header.n_kv + len(keys) > MAX_KEYS:
+        raise RefusedError(f"{subject}: {header.n_kv} keys leave no room for {len(keys)} more")
     order = "<" if header.byte_order == "little" else ">"
-    page = fixed_header(header, header.n_kv + len(KEYS))
+    page = fixed_header(header, header.n_kv + len(keys))
     for key, value in zip(KEYS, _values(tags), strict=False):
-        page += _string(key, order) + _value(value, order)
+        if key in keys:
+            page += _string(key, order) + _value(value, order)
     page += _string(PAD, order) + struct.pack(order + "II", ValueType.ARRAY, ValueType.UINT8)
     data_at = len(page) + 8
     if data_at + CHECK_SIZE > PAGE:
@@ -124,11 +126,13 @@ def is_tagged(header: Header) -> bool:
 
     Its checksum takes the page's bytes: see `is_whole`.
     """
-    if tuple(header.entries)[: len(KEYS)] != KEYS:
+    pad = header.entries.get(PAD)
+    if pad is None:
         return False
-    pad = header.entries[PAD]
+    keys = tuple(key for key, entry in header.entries.items() if entry.start <= pad.start)
     return (
-        header.integer(SCHEMA_KEY) == SCHEMA
+        keys in (KEYS, tuple(key for key in KEYS if key != BALANCE))
+        and header.integer(SCHEMA_KEY) == SCHEMA
         and pad.element is ValueType.UINT8
         and pad.value_at + CHECK_SIZE <= PAGE
         and pad.end == PAGE + FIXED_SIZE
@@ -150,7 +154,7 @@ def original_header(header: Header) -> Header:
     return header._replace(
         path=None,
         size=header.size - PAGE,
-        entries={k: moved(e) for k, e in header.entries.items() if k not in KEYS},
+        entries={k: moved(e) for k, e in header.entries.items() if e.start >= PAGE},
         kv_end=header.kv_end - PAGE,
         infos_end=header.infos_end - PAGE,
         data_start=header.data_start - PAGE,

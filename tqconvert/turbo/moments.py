@@ -1,0 +1,136 @@
+"""Second moments of K and Q, estimated from the weights alone or read from a calibration.
+
+The input of a layer is taken as white behind its norm, so a projection's output has the energy of its
+rows times the norm's weights. QK-norm makes each head's mean energy 1 and then multiplies by its own
+weights: with `sigma="norm"` they alone count, with `sigma="rows"` the rows do as well.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+from tqconvert.errors import RefusedError
+from tqconvert.gguf.header import Tensor
+from tqconvert.gguf.types import TENSOR_TYPES, TensorType
+from tqconvert.turbo.attention import Attention, Part
+from tqconvert.turbo.balance import Moments
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Array = npt.NDArray[np.float64]
+
+Sigma = Literal["norm", "rows"]
+Read = Callable[[int, int], bytes]
+"""(offset from the tensor data's start, length) -> bytes."""
+
+_CHUNK_VALUES = 1 << 21
+"""Values of a projection that are dequantized at once."""
+
+
+def estimate_moments(layer: Attention, read: Read, *, sigma: Sigma) -> Moments:
+    """Second moments of one layer from its weights. Raises RefusedError for types nobody dequantizes."""
+    if layer.fold == "rows":
+        assert layer.wk is not None
+        assert layer.wq is not None
+        return Moments(
+            _projected(layer, layer.wk, layer.k, read, heads=layer.n_head_kv),
+            _projected(layer, layer.wq, layer.q, read, heads=layer.n_head),
+        )
+    k, q = _norm_energy(layer, layer.k, layer.n_head_kv, read), _norm_energy(
+        layer, layer.q, layer.n_head, read
+    )  # fmt: skip
+    if sigma == "rows" and layer.wk is not None and layer.wq is not None:
+        k = k * _normalised(layer, layer.wk, layer.k, read, heads=layer.n_head_kv)
+        q = q * _normalised(layer, layer.wq, layer.q, read, heads=layer.n_head)
+    return Moments(k, q)
+
+
+def values_of(part: Part, read: Read) -> "Array":
+    """[n]: the values of a vector. Raises RefusedError for a type nobody dequantizes."""
+    return _dequantize(read(part.offset, part.n * part.row_bytes), part.tensor, 1).reshape(-1)
+
+
+def row_energy(part: Part, weights: "Array | None", read: Read) -> "Array":
+    """[n]: the squared length of each row of a projection times the input norm's weights."""
+    import numpy as np
+
+    rows = max(1, _CHUNK_VALUES // part.row_values)
+    sums = np.empty(part.n)
+    squares = None if weights is None else np.square(weights).astype(np.float32)
+    for first in range(0, part.n, rows):
+        n = min(rows, part.n - first)
+        data = read(part.offset + first * part.row_bytes, n * part.row_bytes)
+        values = _dequantize_f32(data, part.tensor, n)
+        np.square(values, out=values)
+        sums[first : first + n] = values.sum(axis=1) if squares is None else values @ squares
+    return sums
+
+
+def _norm_energy(layer: Attention, parts: tuple[Part, ...], heads: int, read: Read) -> "Array":
+    """[heads, dim]: the squared weights of a norm, which may serve all heads."""
+    import numpy as np
+
+    weights = np.square(values_of(parts[0], read)).reshape(-1, layer.dim)
+    return np.broadcast_to(weights, (heads, layer.dim))
+
+
+def _normalised(
+    layer: Attention, part: Part, norm: tuple[Part, ...], read: Read, *, heads: int
+) -> "Array":
+    """[heads, dim]: the energy of what a norm makes of the projection, 1 on average over what it spans."""
+    energy = row_energy(part, _input_weights(layer, read), read).reshape(heads, -1)[:, : layer.dim]
+    spans_head = norm[0].n == layer.dim or len(norm[0].tensor.shape) > 1
+    mean = energy.mean(axis=1, keepdims=True) if spans_head else energy.mean()
+    normalised: Array = energy / mean
+    return normalised
+
+
+def _projected(
+    layer: Attention, part: Part, parts: tuple[Part, ...], read: Read, *, heads: int
+) -> "Array":
+    """[heads, dim]: the energy of a projection without a norm behind it, its bias included."""
+    import numpy as np
+
+    energy = row_energy(part, _input_weights(layer, read), read)
+    for bias in parts[1:]:
+        energy += np.square(values_of(bias, read))
+    return energy.reshape(heads, layer.dim)
+
+
+def _input_weights(layer: Attention, read: Read) -> "Array | None":
+    norm = layer.input_norm
+    return None if norm is None else values_of(Part(norm, 0, norm.n_values), read)
+
+
+def _dequantize(data: bytes, tensor: Tensor, n_rows: int) -> "Array":
+    import numpy as np
+
+    return _dequantize_f32(data, tensor, n_rows).astype(np.float64)
+
+
+def _dequantize_f32(data: bytes, tensor: Tensor, n_rows: int) -> "npt.NDArray[np.float32]":
+    """[n_rows, n]: the values of whole rows, a copy that may be changed."""
+    import numpy as np
+
+    kind = tensor.type
+    if kind.name in ("F32", "F16"):
+        raw = np.frombuffer(data, "<f4" if kind.name == "F32" else "<f2")
+        return raw.reshape(n_rows, -1).astype(np.float32)
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    rows = np.frombuffer(data, np.uint8).reshape(n_rows, -1)
+    try:
+        values = dequantize(rows, GGMLQuantizationType(_number(kind)))
+    except (NotImplementedError, ValueError):
+        raise RefusedError(
+            f"{tensor.name}: nothing here can dequantize {kind.name}",
+            hint="quantize attn_q and attn_k to another type: llama-quantize --tensor-type",
+        ) from None
+    return np.array(values, np.float32)
+
+
+def _number(kind: TensorType) -> int:
+    """gguf-py's number of the type."""
+    return max(number for number, known in TENSOR_TYPES.items() if known == kind)

@@ -1,0 +1,553 @@
+// FLASH_ATTN_EXT with a turbo type for K or V.
+//
+// The query is rotated once, values are summed in the rotated domain and rotated back once. All query heads of a KV
+// head, and several tokens, share the unpacking of a tile of 64 positions. The cache is cut into chunks by the shape of
+// the node alone and chunks are merged in order, so the result does not depend on the number of threads.
+
+#include "turbo.h"
+#include "turbo-kernels.h"
+#include "ggml-cpu.h"
+#include "ggml-cpu-impl.h"
+#include "vec.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+using namespace turbo;
+
+namespace {
+
+// ---- reference mode
+
+thread_local bool reference_mode = false;
+
+template <typename P> auto use_ref(const P & params, int) -> decltype(params.use_ref) { return params.use_ref; }
+template <typename P> bool use_ref(const P &, long) { return false; } // older bases have no such member
+
+// ---- f32 matrix product for the side that is not turbo
+
+#if defined(__GNUC__)
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+typedef float vec_f32 __attribute__((vector_size(LANES*sizeof(float)), aligned(sizeof(float)), may_alias));
+#else
+constexpr int LANES = 1;
+typedef float vec_f32;
+#endif
+
+template <int M, int N> void product_block(float * C, int64_t ldc, const float * A, int64_t lda, const float * B, int64_t ldb, int64_t k) {
+    vec_f32 acc[M][N];
+    for (int i = 0; i < M; i++) {
+        for (int j = 0; j < N; j++) {
+            acc[i][j] = *(const vec_f32 *) (C + i*ldc + j*LANES);
+        }
+    }
+    for (int64_t t = 0; t < k; t++) {
+        vec_f32 b[N];
+        for (int j = 0; j < N; j++) {
+            b[j] = *(const vec_f32 *) (B + t*ldb + j*LANES);
+        }
+        for (int i = 0; i < M; i++) {
+            for (int j = 0; j < N; j++) {
+                acc[i][j] += A[i*lda + t]*b[j];
+            }
+        }
+    }
+    for (int i = 0; i < M; i++) {
+        for (int j = 0; j < N; j++) {
+            *(vec_f32 *) (C + i*ldc + j*LANES) = acc[i][j];
+        }
+    }
+}
+
+template <int M> int64_t product_rows(float * C, int64_t ldc, const float * A, int64_t lda, const float * B, int64_t ldb, int64_t k, int64_t n) {
+    int64_t j = 0;
+    for (; j + 4*LANES <= n; j += 4*LANES) {
+        product_block<M, 4>(C + j, ldc, A, lda, B + j, ldb, k);
+    }
+    for (; j + LANES <= n; j += LANES) {
+        product_block<M, 1>(C + j, ldc, A, lda, B + j, ldb, k);
+    }
+    return j;
+}
+
+// C[m][n] += A[m][k] B[k][n]
+void add_product(float * C, int64_t ldc, const float * A, int64_t lda, const float * B, int64_t ldb, int64_t m, int64_t k, int64_t n) {
+    for (int64_t i = 0; i < m;) {
+        const bool four = i + 4 <= m;
+        int64_t j = four ? product_rows<4>(C + i*ldc, ldc, A + i*lda, lda, B, ldb, k, n) : product_rows<1>(C + i*ldc, ldc, A + i*lda, lda, B, ldb, k, n);
+        for (const int64_t end = four ? i + 4 : i + 1; i < end; i++) {
+            for (int64_t c = j; c < n; c++) {
+                for (int64_t t = 0; t < k; t++) {
+                    C[i*ldc + c] += A[i*lda + t]*B[t*ldb + c];
+                }
+            }
+        }
+    }
+}
+
+void row_to_f32(ggml_type type, const char * x, float * y, int64_t n) {
+    if (type == GGML_TYPE_F32) {
+        memcpy(y, x, n*sizeof(float));
+    } else {
+        ggml_get_type_traits(type)->to_float(x, y, n);
+    }
+}
+
+// ---- the node
+
+constexpr int64_t ROWS         = 64;  // query rows of one unit of work, about
+constexpr int64_t MIN_CHUNK    = 512; // positions
+constexpr int64_t ENOUGH_UNITS = 64;  // no cut of the cache where there are as many units without
+constexpr int64_t PRODUCT_ROWS = 16;  // from here on keys that are not turbo go through a matrix product
+
+// Axes of q: [head_dim, token, head, batch]; of k and v: [head_dim, position, kv head, batch].
+struct Node {
+    const ggml_tensor * q, * k, * v, * mask, * sinks;
+    const ggml_tensor * out;
+    int64_t DK, DV, tokens, heads, batch, positions, kv_heads, group;
+    int64_t tile_tokens, token_tiles; // tokens of one unit
+    int64_t chunk, chunks;            // positions of one unit
+    bool    k_turbo, v_turbo, k_product;
+    float   scale, max_bias, softcap;
+
+    explicit Node(const ggml_tensor * node)
+        : q(node->src[0]), k(node->src[1]), v(node->src[2]), mask(node->src[3]), sinks(node->src[4]), out(node),
+          DK(k->ne[0]), DV(v->ne[0]), tokens(q->ne[1]), heads(q->ne[2]), batch(q->ne[3]), positions(k->ne[1]), kv_heads(k->ne[2]),
+          group(heads/kv_heads) {
+        float p[3];
+        memcpy(p, node->op_params, sizeof(p));
+        scale    = p[0];
+        max_bias = p[1];
+        softcap  = p[2];
+        if (softcap != 0) {
+            scale /= softcap;
+        }
+        k_turbo     = ggml_turbo_is(k->type);
+        v_turbo     = ggml_turbo_is(v->type);
+        tile_tokens = std::min(tokens, std::max<int64_t>(1, ROWS/group));
+        token_tiles = (tokens + tile_tokens - 1)/tile_tokens;
+        k_product   = !k_turbo && rows() >= PRODUCT_ROWS;
+        const int64_t whole = token_tiles*kv_heads*batch;
+        const int64_t most  = std::max<int64_t>(1, ENOUGH_UNITS/whole);
+        chunk  = std::max(MIN_CHUNK, (positions + most*TILE - 1)/(most*TILE)*TILE);
+        chunks = std::max<int64_t>(1, (positions + chunk - 1)/chunk);
+    }
+
+    void check() const {
+        GGML_ASSERT(q->type == GGML_TYPE_F32 && q->nb[0] == sizeof(float) && q->ne[0] == DK);
+        GGML_ASSERT(k->nb[0] == ggml_type_size(k->type) && v->nb[0] == ggml_type_size(v->type)); // contiguous rows
+        GGML_ASSERT(DK % ggml_blck_size(k->type) == 0 && DV % ggml_blck_size(v->type) == 0);
+        GGML_ASSERT(v->ne[1] == positions && v->ne[2] == kv_heads && v->ne[3] == k->ne[3]);
+        GGML_ASSERT(kv_heads > 0 && heads % kv_heads == 0 && k->ne[3] > 0 && batch % k->ne[3] == 0);
+        GGML_ASSERT(out->type == GGML_TYPE_F32 && out->nb[0] == sizeof(float));
+        GGML_ASSERT(out->ne[0] == DV && out->ne[1] == heads && out->ne[2] == tokens && out->ne[3] == batch);
+        if (mask) {
+            GGML_ASSERT(mask->type == GGML_TYPE_F16 && mask->nb[0] == sizeof(ggml_fp16_t));
+            GGML_ASSERT(mask->ne[0] >= positions && mask->ne[1] >= tokens && heads % mask->ne[2] == 0 && batch % mask->ne[3] == 0);
+        }
+        if (sinks) {
+            GGML_ASSERT(sinks->type == GGML_TYPE_F32 && sinks->ne[0] == heads);
+        }
+    }
+
+    int64_t   rows()   const { return tile_tokens*group; }
+    ggml_type q_type() const { return k_product ? GGML_TYPE_F32 : ggml_get_type_traits_cpu(k->type)->vec_dot_type; }
+    size_t    q_size() const { return ggml_row_size(q_type(), DK); }
+
+    const char * keys  (int64_t g, int64_t b, int64_t p) const { return at(k, p, g, b/(batch/k->ne[3])); }
+    const char * values(int64_t g, int64_t b, int64_t p) const { return at(v, p, g, b/(batch/v->ne[3])); }
+    bool mask_per_head() const { return mask && mask->ne[2] > 1; }
+    const ggml_fp16_t * mask_row(int64_t t, int64_t h, int64_t b) const {
+        return (const ggml_fp16_t *) at(mask, t, h % mask->ne[2], b % mask->ne[3]);
+    }
+
+    // ALiBi: the slopes of one geometric series, and of a second one between them beyond a power of two
+    float slope(int64_t h) const {
+        if (max_bias <= 0) {
+            return 1;
+        }
+        int64_t n = 1;
+        while (2*n <= heads) {
+            n *= 2;
+        }
+        const float exponent = h < n ? (float) (h + 1) : 0.5f*(float) (2*(h - n) + 1);
+        return exp2f(-max_bias*exponent/(float) n);
+    }
+
+    void load_query(int64_t t, int64_t h, int64_t b, char * to) const {
+        const float * x = (const float *) at(q, t, h, b);
+        const ggml_type type = q_type();
+        if (type == GGML_TYPE_F32) {
+            memcpy(to, x, DK*sizeof(float));
+        } else {
+            ggml_get_type_traits_cpu(type)->from_float(x, to, DK);
+        }
+    }
+
+    // close the softmax of one row and store it; m, s: running maximum and sum
+    void store(int64_t t, int64_t h, int64_t b, float m, float s, float * acc) const {
+        float gain = 1;
+        if (sinks) { // a logit without a value
+            const float sink = ((const float *) sinks->data)[h], top = std::max(m, sink);
+            gain = m == -INFINITY ? 0.0f : expf(m - top);
+            s    = s*gain + expf(sink - top);
+        }
+        gain = s == 0 ? 0.0f : gain/s;
+        if (v_turbo) {
+            for (int64_t c = 0; c < DV; c += QK_TURBO) {
+                rotate_inverse(acc + c);
+            }
+            gain *= 0.08838834764831845f; // 128^-1/2: the transform is not normalised
+        }
+        ggml_vec_scale_f32(DV, acc, gain);
+        memcpy((char *) out->data + h*out->nb[1] + t*out->nb[2] + b*out->nb[3], acc, DV*sizeof(float));
+    }
+
+private:
+    static const char * at(const ggml_tensor * x, int64_t i1, int64_t i2, int64_t i3) {
+        return (const char *) x->data + i1*x->nb[1] + i2*x->nb[2] + i3*x->nb[3];
+    }
+};
+
+// ---- memory
+
+struct Arena {
+    char * base;
+    size_t used = 0;
+    template <typename T> T * take(int64_t n) {
+        T * p = (T *) (base + used);
+        used += ((size_t) n*sizeof(T) + 63)/64*64;
+        return p;
+    }
+};
+
+// What one thread works in.
+struct Scratch {
+    KeyTile   * k_tile;
+    ValueTile * v_tile;
+    char  * q;                     // [rows] of q_type
+    float * k32, * v32, * row;     // the side that is not turbo
+    float * bias;                  // [tile_tokens][TILE]
+    float * S, * O, * m, * s;      // [rows][TILE], [rows][DV], [rows], [rows]
+
+    Scratch(Arena & a, const Node & n) {
+        k_tile = n.k_turbo ? a.take<KeyTile>  (n.DK/QK_TURBO) : nullptr;
+        v_tile = n.v_turbo ? a.take<ValueTile>(n.DV/QK_TURBO) : nullptr;
+        q      = a.take<char>(n.rows()*n.q_size());
+        k32    = a.take<float>(n.k_product ? n.DK*TILE : 0);
+        v32    = a.take<float>(n.v_turbo ? 0 : n.DV*TILE);
+        row    = a.take<float>(n.DK);
+        bias   = a.take<float>(n.tile_tokens*TILE);
+        S      = a.take<float>(n.rows()*TILE);
+        O      = a.take<float>(n.rows()*n.DV);
+        m      = a.take<float>(n.rows());
+        s      = a.take<float>(n.rows());
+    }
+};
+
+// What the threads share where the cache is cut: queries, and [row][chunk] of maximum, sum, values.
+struct Shared {
+    char  * q       = nullptr;
+    float * results = nullptr;
+
+    Shared(Arena & a, const Node & n) {
+        if (n.chunks > 1) {
+            const int64_t rows = n.tokens*n.heads*n.batch;
+            q       = a.take<char>(rows*n.q_size());
+            results = a.take<float>(rows*n.chunks*(2 + n.DV));
+        }
+    }
+};
+
+size_t scratch_size(const Node & n) {
+    Arena a { nullptr };
+    Scratch scratch(a, n);
+    return a.used;
+}
+
+size_t shared_size(const Node & n) {
+    Arena a { nullptr };
+    Shared shared(a, n);
+    return a.used;
+}
+
+// ---- one unit: rows of one KV head, one token tile, against positions [from, to)
+
+struct Unit {
+    int64_t t0, n_tokens, g, b, from, to;
+};
+
+template <typename TILE_T, typename LOAD> void load_blocks(ggml_type type, TILE_T * tile, const char * rows, size_t stride, int n, int64_t blocks, LOAD load) {
+    for (int64_t i = 0; i < blocks; i++) {
+        load(tile[i], *ggml_turbo_code_of(type), rows + i*ggml_type_size(type), stride, n);
+    }
+}
+
+void load_key_tile(const Node & n, const Scratch & w, const char * rows, int np) {
+    const size_t stride = n.k->nb[1];
+    const int64_t blocks = n.DK/QK_TURBO;
+    switch (n.k->type) {
+        case GGML_TYPE_TURBO4: load_blocks(n.k->type, w.k_tile, rows, stride, np, blocks, load_keys<4>); break;
+        case GGML_TYPE_TURBO3: load_blocks(n.k->type, w.k_tile, rows, stride, np, blocks, load_keys<3>); break;
+        case GGML_TYPE_TURBO2: load_blocks(n.k->type, w.k_tile, rows, stride, np, blocks, load_keys<2>); break;
+        default:
+            if (n.k_product) { // transposed: [DK][TILE]
+                for (int p = 0; p < TILE; p++) {
+                    if (p < np) {
+                        row_to_f32(n.k->type, rows + p*stride, w.row, n.DK);
+                    }
+                    for (int64_t c = 0; c < n.DK; c++) {
+                        w.k32[c*TILE + p] = p < np ? w.row[c] : 0.0f;
+                    }
+                }
+            }
+    }
+}
+
+void load_value_tile(const Node & n, const Scratch & w, const char * rows, int np) {
+    const size_t stride = n.v->nb[1];
+    const int64_t blocks = n.DV/QK_TURBO;
+    switch (n.v->type) {
+        case GGML_TYPE_TURBO4: load_blocks(n.v->type, w.v_tile, rows, stride, np, blocks, load_values<4>); break;
+        case GGML_TYPE_TURBO3: load_blocks(n.v->type, w.v_tile, rows, stride, np, blocks, load_values<3>); break;
+        case GGML_TYPE_TURBO2: load_blocks(n.v->type, w.v_tile, rows, stride, np, blocks, load_values<2>); break;
+        default:
+            for (int p = 0; p < np; p++) {
+                row_to_f32(n.v->type, rows + p*stride, w.v32 + p*n.DV, n.DV);
+            }
+    }
+}
+
+// S = Q K^T for a tile, before the scale
+void score_tile(const Node & n, const Scratch & w, const char * q, const char * rows, int np, int64_t R) {
+    if (n.k_turbo) {
+        std::fill(w.S, w.S + R*TILE, 0.0f);
+        for (int64_t i = 0; i < n.DK/QK_TURBO; i++) {
+            add_scores(w.S, w.k_tile[i], q + i*sizeof(block_turbo_q), n.q_size(), (int) R);
+        }
+    } else if (n.k_product) {
+        std::fill(w.S, w.S + R*TILE, 0.0f);
+        add_product(w.S, TILE, (const float *) q, n.DK, w.k32, TILE, R, n.DK, TILE);
+    } else {
+        const auto dot = ggml_get_type_traits_cpu(n.k->type)->vec_dot;
+        for (int p = 0; p < np; p++) {
+            for (int64_t r = 0; r < R; r++) {
+                dot((int) n.DK, w.S + r*TILE + p, 0, rows + p*n.k->nb[1], 0, q + r*n.q_size(), 0, 1);
+            }
+        }
+    }
+}
+
+// Scores to weights: scale, cap, mask, running maximum and sum. False if no position is visible to the row.
+bool soften(const Node & n, float * x, const float * bias, float slope, int np, float & m, float & s, float * O) {
+    std::fill(x + np, x + TILE, -INFINITY);
+    for (int p = 0; p < np; p++) {
+        x[p] *= n.scale;
+    }
+    if (n.softcap != 0) {
+        for (int p = 0; p < np; p++) {
+            x[p] = n.softcap*tanhf(x[p]);
+        }
+    }
+    if (bias) {
+        for (int p = 0; p < np; p++) { // a masked position is hidden even if its key is not a number
+            x[p] = bias[p] == -INFINITY ? -INFINITY : x[p] + slope*bias[p];
+        }
+    }
+    float lane[16];
+    std::copy(x, x + 16, lane);
+    for (int p = 16; p < TILE; p += 16) {
+        for (int l = 0; l < 16; l++) {
+            lane[l] = lane[l] > x[p + l] ? lane[l] : x[p + l];
+        }
+    }
+    const float top = *std::max_element(lane, lane + 16);
+    if (top == -INFINITY) {
+        return false;
+    }
+    if (top > m) {
+        const float shrink = expf(m - top);
+        ggml_vec_scale_f32(n.DV, O, shrink);
+        s *= shrink;
+        m  = top;
+    }
+    s += (float) ggml_vec_soft_max_f32(TILE, x, x, m);
+    return true;
+}
+
+void weigh_tile(const Node & n, const Scratch & w, int np, int64_t R) {
+    if (n.v_turbo) {
+        for (int64_t i = 0; i < n.DV/QK_TURBO; i++) {
+            add_values(w.O + i*QK_TURBO, n.DV, w.v_tile[i], w.S, (int) R);
+        }
+    } else {
+        add_product(w.O, n.DV, w.S, TILE, w.v32, n.DV, R, np, n.DV);
+    }
+}
+
+bool all_hidden(const ggml_fp16_t * x, int n) {
+    const uint16_t minus_infinity = 0xfc00;
+    int seen = 0;
+    for (int i = 0; i < n; i++) {
+        uint16_t bits;
+        memcpy(&bits, x + i, sizeof(bits));
+        seen |= bits != minus_infinity;
+    }
+    return !seen;
+}
+
+// Row r is head r / n_tokens of the group, token r mod n_tokens.
+void attend(const Node & n, const Unit & u, const Scratch & w, const char * q) {
+    const int64_t R = u.n_tokens*n.group;
+    std::fill(w.m, w.m + R, -INFINITY);
+    std::fill(w.s, w.s + R, 0.0f);
+    std::fill(w.O, w.O + R*n.DV, 0.0f);
+    const int64_t mask_heads = n.mask_per_head() ? n.group : 1;
+
+    for (int64_t p0 = u.from; p0 < u.to; p0 += TILE) {
+        const int np = (int) std::min<int64_t>(TILE, u.to - p0);
+        if (n.mask) {
+            bool hidden = true;
+            for (int64_t i = 0; i < mask_heads*u.n_tokens && hidden; i++) {
+                hidden = all_hidden(n.mask_row(u.t0 + i % u.n_tokens, u.g*n.group + i/u.n_tokens, u.b) + p0, np);
+            }
+            if (hidden) {
+                continue;
+            }
+        }
+        const char * k_rows = n.keys(u.g, u.b, p0);
+        load_key_tile(n, w, k_rows, np);
+        score_tile(n, w, q, k_rows, np, R);
+        for (int64_t r = 0; r < R; r++) {
+            const int64_t t = r % u.n_tokens, h = u.g*n.group + r/u.n_tokens;
+            float * bias = n.mask ? w.bias + t*TILE : nullptr;
+            if (n.mask && (n.mask_per_head() || r < u.n_tokens)) {
+                ggml_cpu_fp16_to_fp32(n.mask_row(u.t0 + t, h, u.b) + p0, bias, np);
+            }
+            if (!soften(n, w.S + r*TILE, bias, n.slope(h), np, w.m[r], w.s[r], w.O + r*n.DV)) {
+                std::fill(w.S + r*TILE, w.S + (r + 1)*TILE, 0.0f);
+            }
+        }
+        load_value_tile(n, w, n.values(u.g, u.b, p0), np);
+        weigh_tile(n, w, np, R);
+    }
+}
+
+// ---- the node on one thread
+
+void compute(const Node & n, const ggml_compute_params * params) {
+    const size_t mine = scratch_size(n);
+    // The work buffer need not be aligned; one cache line of slack is planned for.
+    char * base = (char *) (((uintptr_t) params->wdata + 63)/64*64);
+    GGML_ASSERT(params->wsize >= 64 + shared_size(n) + mine*params->nth);
+    Arena common { base }, own { base + shared_size(n) + mine*params->ith };
+    const Shared  shared(common, n);
+    const Scratch w(own, n);
+
+    const size_t qs = n.q_size();
+    if (params->ith == 0) {
+        ggml_threadpool_chunk_set(params->threadpool, params->nth);
+    }
+    // Shared rows lie as the units want them: [batch][token tile][kv head][head of the group][token].
+    const int64_t units = n.batch*n.token_tiles*n.kv_heads;
+    auto unit_at = [&](int64_t i, int64_t c) {
+        const int64_t g = i % n.kv_heads, tile = i/n.kv_heads % n.token_tiles, b = i/(n.kv_heads*n.token_tiles);
+        const int64_t t0 = tile*n.tile_tokens;
+        return Unit { t0, std::min(n.tile_tokens, n.tokens - t0), g, b, c*n.chunk, std::min((c + 1)*n.chunk, n.positions) };
+    };
+    auto first_row = [&](const Unit & u) { return (u.b*n.tokens + u.t0)*n.heads + u.g*n.group*u.n_tokens; };
+    auto load_queries = [&](const Unit & u, char * to) {
+        for (int64_t r = 0; r < u.n_tokens*n.group; r++) {
+            n.load_query(u.t0 + r % u.n_tokens, u.g*n.group + r/u.n_tokens, u.b, to + r*qs);
+        }
+    };
+    if (n.chunks > 1) {
+        for (int64_t i = params->ith; i < units; i += params->nth) {
+            const Unit u = unit_at(i, 0);
+            load_queries(u, shared.q + first_row(u)*qs);
+        }
+    }
+    ggml_barrier(params->threadpool);
+
+    for (int64_t i = params->ith; i < units*n.chunks; i = ggml_threadpool_chunk_add(params->threadpool, 1)) {
+        const Unit u = unit_at(i/n.chunks, i % n.chunks);
+        const int64_t R = u.n_tokens*n.group;
+        if (n.chunks == 1) {
+            load_queries(u, w.q);
+            attend(n, u, w, w.q);
+            for (int64_t r = 0; r < R; r++) {
+                n.store(u.t0 + r % u.n_tokens, u.g*n.group + r/u.n_tokens, u.b, w.m[r], w.s[r], w.O + r*n.DV);
+            }
+            continue;
+        }
+        attend(n, u, w, shared.q + first_row(u)*qs);
+        for (int64_t r = 0; r < R; r++) {
+            float * result = shared.results + ((first_row(u) + r)*n.chunks + i % n.chunks)*(2 + n.DV);
+            result[0] = w.m[r];
+            result[1] = w.s[r];
+            memcpy(result + 2, w.O + r*n.DV, n.DV*sizeof(float));
+        }
+    }
+    if (n.chunks == 1) {
+        return;
+    }
+    ggml_barrier(params->threadpool);
+
+    for (int64_t i = params->ith; i < units; i += params->nth) {
+        const Unit u = unit_at(i, 0);
+        for (int64_t r = 0; r < u.n_tokens*n.group; r++) {
+            const float * results = shared.results + (first_row(u) + r)*n.chunks*(2 + n.DV);
+            float m = -INFINITY, s = 0;
+            for (int64_t c = 0; c < n.chunks; c++) {
+                m = std::max(m, results[c*(2 + n.DV)]);
+            }
+            std::fill(w.O, w.O + n.DV, 0.0f);
+            for (int64_t c = 0; c < n.chunks; c++) {
+                const float * part = results + c*(2 + n.DV);
+                if (part[0] != -INFINITY) {
+                    const float weight = expf(part[0] - m);
+                    s += weight*part[1];
+                    ggml_vec_mad_f32((int) n.DV, w.O, part + 2, weight);
+                }
+            }
+            n.store(u.t0 + r % u.n_tokens, u.g*n.group + r/u.n_tokens, u.b, m, s, w.O);
+        }
+    }
+}
+
+bool is_ours(const ggml_tensor * node) {
+    return node->op == GGML_OP_FLASH_ATTN_EXT && (ggml_turbo_is(node->src[1]->type) || ggml_turbo_is(node->src[2]->type));
+}
+
+} // namespace
+
+bool ggml_turbo_reference() {
+    return reference_mode;
+}
+
+bool ggml_turbo_compute_forward(const ggml_compute_params * params, ggml_tensor * node) {
+    reference_mode = use_ref(*params, 0);
+    if (reference_mode || !is_ours(node)) {
+        return false;
+    }
+    const Node n(node);
+    n.check();
+    compute(n, params);
+    return true;
+}
+
+size_t ggml_turbo_work_size(const ggml_tensor * node, int n_tasks) {
+    if (!is_ours(node)) {
+        return 0;
+    }
+    const Node n(node);
+    return 64 + shared_size(n) + scratch_size(n)*n_tasks;
+}

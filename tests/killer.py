@@ -1,6 +1,6 @@
 """Kill a command at every write, each time on a fresh copy of a folder.
 
-    killer.py PRISTINE STATES ARGUMENT...     `@` in an argument is the folder
+    killer.py PRISTINE STATES ARGUMENT...     `@` in an argument is the folder, also the working folder
 
 For N = 1, 2, ... a child process runs the command line on a copy of PRISTINE and kills itself before, in
 the middle of (half the bytes are written) and after the Nth call of a function of `tqconvert.fs` that
@@ -90,14 +90,15 @@ def _half(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any
     return (fd, data[: len(data) // 2], *offset), kwargs
 
 
-def _killed(number: int, when: str, arguments: list[str]) -> tuple[int, str]:
-    """Exit status of the command, and the function in which it was killed."""
+def _killed(number: int, when: str, arguments: list[str], folder: Path) -> tuple[int, str]:
+    """Exit status of the command in `folder`, and the function in which it was killed."""
     read, write = os.pipe()
     pid = os.fork()
     if not pid:
         silence = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, 1)
         os.dup2(silence, 2)
+        os.chdir(folder)
         _arm(number, when, write)
         from tqconvert.cli import main
 
@@ -123,7 +124,8 @@ def _run(pristine: Path, work: Path, arguments: list[str]) -> list[dict[str, str
         for when in ("before", "middle", "after"):
             folder = work / f"{number}-{when}"
             shutil.copytree(pristine, folder)
-            status, call = _killed(number, when, [a.replace("@", str(folder)) for a in arguments])
+            given = [a.replace("@", str(folder)) for a in arguments]
+            status, call = _killed(number, when, given, folder)
             if not call and status == 0:
                 return found
             if status == -signal.SIGKILL:

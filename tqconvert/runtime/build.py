@@ -226,7 +226,8 @@ def _is_ours(name: str) -> bool:
 
 def _publish(plan: BuildPlan, names: tuple[str, ...], prepared: str, seconds: float) -> None:
     """Put the programs and the manifest into a folder, and give it its name."""
-    partial = plan.folder.with_suffix(".partial")
+    partial = plan.work / "runtime"
+    plan.folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "bin").mkdir(parents=True)
     programs = []

@@ -174,7 +174,7 @@ def kld(
         other, plan, key = prepare_base(setup, subject, reference, base, chosen.cache)
         if not plan.reused:
             end = "kept" if plan.kept else "deleted afterwards"
-            out.note(f"the base takes up to {format_bytes(plan.need)} in {plan.folder}; {end}")
+            out.note(f"the base takes about {format_bytes(plan.need)} in {plan.folder}; {end}")
         measured = measure_kld(setup, subject, other, pairs, plan=plan, key=key, floor=floor)
     finally:
         setup.steps.finish()

@@ -12,10 +12,11 @@ from typing import Any
 from tqconvert.errors import MeasureFailedError, UsageError
 from tqconvert.kv.pairs import Pair
 from tqconvert.quality.base import BasePlan, Key, check_base, keep_base, place_for
-from tqconvert.quality.parse import parse_caches, parse_divergence, parse_perplexity, parse_threads
+from tqconvert.quality.parse import parse_divergence, parse_perplexity, parse_threads
 from tqconvert.quality.program import Setup, require_types, run_perplexity, type_arguments
 from tqconvert.quality.subject import FLOOR, Subject, check_caches, pair_json
-from tqconvert.quality.values import Cache, Divergence, Estimate
+from tqconvert.quality.values import Divergence, Estimate
+from tqconvert.runtime.server import KvBuffer, parse_kv_buffers
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class KldRow:
 
     pair: Pair
     result: Divergence
-    caches: tuple[Cache, ...]
+    caches: tuple[KvBuffer, ...]
     n_threads: int | None
 
 
@@ -82,7 +83,7 @@ def row_json(measured: Kld, subject: Subject, row: KldRow, n_ctx: int) -> dict[s
     """The part of a document."""
     net = measured.net(row)
     return {
-        **pair_json(subject, row.pair, n_ctx),
+        **pair_json(subject, row.pair, n_ctx, row.caches),
         **row.result.to_json(),
         "kld_net": None if net is None or row is measured.floor else round(net, 6),
     }
@@ -103,7 +104,7 @@ class _Run:
         ]  # fmt: skip
         log = self._run(arguments, "base f16/f16")
         done = parse_perplexity(log)
-        check_caches(f16, parse_caches(log))
+        check_caches(f16, parse_kv_buffers(log))
         if check_base(path) != done.n_chunks:
             raise MeasureFailedError(
                 f"llama-perplexity: {done.n_chunks} chunks, another count in the base"
@@ -116,7 +117,7 @@ class _Run:
             "--kl-divergence", "--kl-divergence-base", str(base),
         ]  # fmt: skip
         log = self._run(arguments, pair.name)
-        row = KldRow(pair, parse_divergence(log), parse_caches(log), parse_threads(log))
+        row = KldRow(pair, parse_divergence(log), parse_kv_buffers(log), parse_threads(log))
         check_caches(pair, row.caches)
         return row
 

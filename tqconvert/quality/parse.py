@@ -1,25 +1,21 @@
 """Read what llama-perplexity prints.
 
 The program ends with 0 after most of its own errors, so only what was printed tells whether it
-measured anything. Source of the forms: tools/perplexity/perplexity.cpp:647 and 1859-1982,
-src/llama-kv-cache.cpp:332 of llama.cpp 0c1e57098.
+measured anything. Source of the forms: tools/perplexity/perplexity.cpp:647 and 1859-1982 of
+llama.cpp 0c1e57098.
 """
 
 import math
 import re
 
 from tqconvert.errors import MeasureFailedError
-from tqconvert.quality.values import Cache, Divergence, Estimate, Perplexity
+from tqconvert.quality.values import Divergence, Estimate, Perplexity
 
 LAST_LINES = 6
 _NUMBER = r"(-?(?:nan|inf|\d+(?:\.\d+)?(?:e[+-]?\d+)?))"
 _ESTIMATE = rf"\s*{_NUMBER}\s*(?:±|\+/-)\s*{_NUMBER}"
 _RUNNING_PPL = re.compile(rf"\[(\d+)\]{_NUMBER},")
 _RUNNING_KLD = re.compile(rf"^\s*(\d+){_ESTIMATE}{_ESTIMATE}{_ESTIMATE}{_ESTIMATE} %", re.MULTILINE)
-_CACHE = re.compile(
-    r"llama_kv_cache: size = .*?\(\s*(\d+) cells,\s*(\d+) layers,.*?\), "
-    r"K \(([^)]*)\):.*?, V \(([^)]*)\):"
-)
 _THREADS = re.compile(r"n_threads = (\d+)")
 _ERROR = re.compile(
     r"^(?:[\d.]+ E (?:\w+ +(?=\w+:))?|(?=error[ :])|(?=.*(?:GGML_ASSERT|ggml_abort|fatal error)))(.+)",
@@ -59,11 +55,6 @@ def parse_divergence(log: str) -> Divergence:
     return divergence
 
 
-def parse_caches(log: str) -> tuple[Cache, ...]:
-    """The caches that the runtime's log names, in its order; none where it was silent."""
-    return tuple(Cache(int(n), int(m), k, v) for n, m, k, v in _CACHE.findall(log))
-
-
 def parse_threads(log: str) -> int | None:
     """Threads that the runtime took."""
     found = _THREADS.search(log)
@@ -84,9 +75,16 @@ def failed(what: str, log: str) -> MeasureFailedError:
     said = list(dict.fromkeys(m.strip() for m in _ERROR.findall(log)))[:3]
     lines = [line for line in log.splitlines() if line.strip()][-LAST_LINES:]
     if said:
-        return MeasureFailedError(f"llama-perplexity: {what}: " + "; ".join(s[:200] for s in said))
-    last = "".join(f"\n    {line[:160]}" for line in lines) or " nothing"
+        return MeasureFailedError(
+            f"llama-perplexity: {what}: " + "; ".join(_printable(s[:200]) for s in said)
+        )
+    last = "".join(f"\n    {_printable(line[:160])}" for line in lines) or " nothing"
     return MeasureFailedError(f"llama-perplexity: {what}; it printed last:{last}")
+
+
+def _printable(line: str) -> str:
+    """The line, which a terminal must not obey."""
+    return "".join(c if c.isprintable() else "?" for c in line)
 
 
 def _estimate(label: str, log: str) -> Estimate:
@@ -113,6 +111,8 @@ def _real(estimate: Estimate, what: str, log: str) -> Estimate:
 
 def _in_sequence(pairs: list[tuple[str, str]], log: str) -> tuple[float, ...]:
     """Values of chunks 1, 2, ...; anything else is no output of one run."""
-    if [int(n) for n, _ in pairs] != list(range(1, len(pairs) + 1)) or not pairs:
+    if not pairs:
+        raise failed("ended without a result", log)
+    if [int(n) for n, _ in pairs] != list(range(1, len(pairs) + 1)):
         raise failed("its chunks are not in order", log)
     return tuple(float(x) for _, x in pairs)

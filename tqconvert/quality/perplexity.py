@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tqconvert.kv.pairs import Pair
-from tqconvert.quality.parse import parse_caches, parse_perplexity, parse_threads
+from tqconvert.quality.parse import parse_perplexity, parse_threads
 from tqconvert.quality.program import Setup, require_types, run_perplexity, type_arguments
 from tqconvert.quality.subject import Subject, check_caches, pair_json
-from tqconvert.quality.values import Cache, Perplexity
+from tqconvert.quality.values import Perplexity
+from tqconvert.runtime.server import KvBuffer, parse_kv_buffers
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class PerplexityRow:
 
     pair: Pair
     result: Perplexity
-    caches: tuple[Cache, ...]
+    caches: tuple[KvBuffer, ...]
     n_threads: int | None
 
 
@@ -31,7 +32,7 @@ def measure_perplexity(
         arguments = [*setup.arguments(subject.path), *setup.text_arguments, *type_arguments(pair)]
         on_chunk = setup.counter(number, len(pairs), pair.name)
         log = run_perplexity(setup, arguments, on_chunk=on_chunk)
-        result, caches = parse_perplexity(log), parse_caches(log)
+        result, caches = parse_perplexity(log), parse_kv_buffers(log)
         check_caches(pair, caches)
         rows.append(PerplexityRow(pair, result, caches, parse_threads(log)))
     return tuple(rows)
@@ -39,4 +40,7 @@ def measure_perplexity(
 
 def row_json(subject: Subject, row: PerplexityRow, n_ctx: int) -> dict[str, Any]:
     """The part of a document."""
-    return {**pair_json(subject, row.pair, n_ctx), **row.result.to_json()}
+    return {
+        **pair_json(subject, row.pair, n_ctx, row.caches),
+        **row.result.to_json(),
+    }

@@ -1,6 +1,7 @@
 """Run llama-perplexity."""
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ _TAIL = 4096
 _OWN_PREFIXES = ("LLAMA_ARG_", "LLAMA_LOG_")
 _TOLD_PREFIXES = ("LLAMA_", "GGML_")
 
-OnChunk = Callable[[int, str], None]
-"""Gets the number of chunks that are done, and the running value."""
+_N_CHUNKS = re.compile(rb"over (\d+) chunks")
+
+OnChunk = Callable[[int, int, str], None]
+"""Gets the number of chunks that are done, of how many, and the running value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,7 @@ class Setup:
 
     def counter(self, number: int, n_runs: int, name: str) -> OnChunk:
         """What tells the steps of run `number` of `n_runs`."""
-        before, total = number * self.n_chunks, n_runs * self.n_chunks
-        return lambda n, text: self.steps.step(before + n, total, f"{name} {text}")
+        return lambda n, of, text: self.steps.step(number * of + n, n_runs * of, f"{name} {text}")
 
 
 def type_arguments(pair: Pair) -> list[str]:
@@ -83,7 +85,7 @@ def run_perplexity(setup: Setup, arguments: Sequence[str], *, on_chunk: OnChunk)
     from tqconvert.runtime.process import end_group, start_group
 
     argv = [str(setup.runtime.program(PROGRAM)), *arguments]
-    log = bytearray()
+    log, n_chunks = bytearray(), None
     with start_group(
         argv, env=child_env(setup.env), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
@@ -92,8 +94,9 @@ def run_perplexity(setup: Setup, arguments: Sequence[str], *, on_chunk: OnChunk)
             # Chunks of a plain run are told of in one long line.
             while data := os.read(process.stdout.fileno(), 1 << 16):
                 log += data
+                n_chunks = n_chunks or _N_CHUNKS.search(log)
                 if found := count_done(log[-_TAIL:].decode("utf-8", "replace")):
-                    on_chunk(*found)
+                    on_chunk(found[0], int(n_chunks[1]) if n_chunks else setup.n_chunks, found[1])
             code = process.wait()
         finally:
             end_group(process)

@@ -61,7 +61,7 @@ def prepare_base(
     other = open_subject(reference) if reference else subject
     require_same_vocabulary(subject, other)
     key = key_of(setup, other) if base else None
-    need = base_bytes(other.n_vocab, setup.n_ctx, most_chunks(setup))
+    need = base_bytes(other.n_vocab, setup.n_ctx, likely_chunks(setup))
     return other, plan_base(base, cache / "quality", key, need), key
 
 
@@ -73,9 +73,9 @@ def key_of(setup: Setup, reference: Subject) -> Key:
     )  # fmt: skip
 
 
-def most_chunks(setup: Setup) -> int:
-    """Chunks at most: no token is shorter than a byte."""
-    return min(setup.n_chunks, setup.text.stat().st_size // setup.n_ctx + 1)
+def likely_chunks(setup: Setup) -> int:
+    """Chunks that the text will have, or a few more: tokens of prose hold four to five bytes."""
+    return min(setup.n_chunks, setup.text.stat().st_size // (3 * setup.n_ctx) + 1)
 
 
 def runtime_id(runtime: Runtime) -> str:

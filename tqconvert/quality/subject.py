@@ -14,7 +14,7 @@ from tqconvert.kv.layers import Layout
 from tqconvert.kv.pairs import Pair, make_pair, tagged_pair
 from tqconvert.kv.size import kv_bytes
 from tqconvert.kv.types import CACHE_TYPES, F16, parse_cache_type
-from tqconvert.quality.values import Cache
+from tqconvert.runtime.server import KvBuffer
 
 FLOOR = "bf16"
 """Cache type of the noise floor: as exact as f16, but rounded elsewhere."""
@@ -91,10 +91,10 @@ def choose_pairs(
     return tuple(dict.fromkeys(pairs))
 
 
-def check_caches(pair: Pair, caches: Sequence[Cache]) -> None:
+def check_caches(pair: Pair, caches: Sequence[KvBuffer]) -> None:
     """Compare the types of the runtime's log with those asked for. Raises MeasureFailedError."""
     for side, names in (("k", pair.effective_k), ("v", pair.effective_v)):
-        used = [cache.k if side == "k" else cache.v for cache in caches]
+        used = [cache.type_k if side == "k" else cache.type_v for cache in caches]
         wanted = set(names)
         # How a log writes a cache of several types is the runtime's affair; that it is not f16, ours.
         plain = len(wanted) == 1 or all(name in CACHE_TYPES for name in used)
@@ -105,8 +105,10 @@ def check_caches(pair: Pair, caches: Sequence[Cache]) -> None:
             )
 
 
-def pair_json(subject: Subject, pair: Pair, n_ctx: int) -> dict[str, Any]:
-    """The part of a document."""
+def pair_json(
+    subject: Subject, pair: Pair, n_ctx: int, caches: Sequence[KvBuffer]
+) -> dict[str, Any]:
+    """The part of a document; `kv_mib` is what the runtime's log says that it allocated."""
     bits = subject.bits(pair, n_ctx)
     return {
         "name": pair.name,
@@ -114,6 +116,7 @@ def pair_json(subject: Subject, pair: Pair, n_ctx: int) -> dict[str, Any]:
         "type_v": _names(pair.effective_v),
         "origin": pair.origin,
         "bits_per_value": None if bits is None else round(bits, 4),
+        "kv_mib": round(sum(cache.mib for cache in caches), 2) if caches else None,
     }
 
 

@@ -102,17 +102,6 @@ class Divergence:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Cache:
-    """A cache that the runtime made, by its log."""
-
-    cells: int
-    layers: int
-    k: str
-    v: str
-    """Type, or what the log writes for several."""
-
-
 def finite(x: float) -> float | None:
     """The number; None for nan and infinities, which JSON lacks."""
     return x if math.isfinite(x) else None

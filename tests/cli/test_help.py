@@ -37,7 +37,8 @@ def test_commands_stand_in_the_order_of_the_work() -> None:
     """Pull first, upkeep last."""
     assert [" ".join(c) for c in COMMANDS] == [
         "pull", "inspect", "plan", "tag", "untag", "balance", "modelfile", "install", "verify", "share",
-        "serve", "quality ppl", "quality kld", "doctor", "ollama-build build", "ollama-build whatis", "config show", "cache prune",
+        "serve", "doctor", "quality ppl", "quality kld", "ollama-build build", "ollama-build whatis",
+        "config show", "cache prune",
     ]  # fmt: skip
 
 

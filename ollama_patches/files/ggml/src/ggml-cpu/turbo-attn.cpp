@@ -393,6 +393,20 @@ void weigh_tile(const Node & n, const Scratch & w, int np, int64_t R) {
     }
 }
 
+// Rows of a head lie apart in the cache, where the hardware's prefetch gives up.
+void prefetch(const char * rows, size_t stride, int n, size_t row_size) {
+#if defined(__GNUC__)
+    for (int p = 0; p < n; p++) {
+        for (size_t i = 0; i < row_size; i += 64) {
+            __builtin_prefetch(rows + p*stride + i);
+        }
+        __builtin_prefetch(rows + p*stride + row_size - 1);
+    }
+#else
+    GGML_UNUSED(rows); GGML_UNUSED(stride); GGML_UNUSED(n); GGML_UNUSED(row_size);
+#endif
+}
+
 bool all_hidden(const ggml_fp16_t * x, int n) {
     const uint16_t minus_infinity = 0xfc00;
     int seen = 0;
@@ -411,6 +425,7 @@ void attend(const Node & n, const Unit & u, const Scratch & w, const char * q) {
     std::fill(w.s, w.s + R, 0.0f);
     std::fill(w.O, w.O + R*n.DV, 0.0f);
     const int64_t mask_heads = n.mask_per_head() ? n.group : 1;
+    const size_t  k_size = ggml_row_size(n.k->type, n.DK), v_size = ggml_row_size(n.v->type, n.DV);
 
     for (int64_t p0 = u.from; p0 < u.to; p0 += TILE) {
         const int np = (int) std::min<int64_t>(TILE, u.to - p0);
@@ -423,9 +438,11 @@ void attend(const Node & n, const Unit & u, const Scratch & w, const char * q) {
                 continue;
             }
         }
-        const char * k_rows = n.keys(u.g, u.b, p0);
+        const char * k_rows = n.keys(u.g, u.b, p0), * v_rows = n.values(u.g, u.b, p0);
+        prefetch(v_rows, n.v->nb[1], np, v_size);
         load_key_tile(n, w, k_rows, np);
         score_tile(n, w, q, k_rows, np, R);
+        prefetch(k_rows + TILE*n.k->nb[1], n.k->nb[1], (int) std::min<int64_t>(TILE, std::max<int64_t>(0, n.positions - p0 - TILE)), k_size);
         for (int64_t r = 0; r < R; r++) {
             const int64_t t = r % u.n_tokens, h = u.g*n.group + r/u.n_tokens;
             float * bias = n.mask ? w.bias + t*TILE : nullptr;
@@ -436,7 +453,7 @@ void attend(const Node & n, const Unit & u, const Scratch & w, const char * q) {
                 std::fill(w.S + r*TILE, w.S + (r + 1)*TILE, 0.0f);
             }
         }
-        load_value_tile(n, w, n.values(u.g, u.b, p0), np);
+        load_value_tile(n, w, v_rows, np);
         weigh_tile(n, w, np, R);
     }
 }

@@ -162,8 +162,10 @@ inline void transpose(__m512i (&r)[16]) { // 16 x 16 dwords
 }
 
 template <int BITS> inline __m512i load_codes(const char * row) {
-    constexpr __mmask16 dwords = BITS == 4 ? 0xffff : BITS == 3 ? 0x0fff : 0x00ff;
-    return _mm512_maskz_loadu_epi32(dwords, row + sizeof(uint16_t));
+    if (BITS == 4) {
+        return _mm512_loadu_si512(row + sizeof(uint16_t));
+    }
+    return _mm512_maskz_loadu_epi32(BITS == 3 ? 0x0fff : 0x00ff, row + sizeof(uint16_t));
 }
 
 inline __m512i table(const ggml_turbo_code & code, int offset) {

@@ -18,6 +18,7 @@
 
 #include "ggml-turbo.h"
 #include "ggml-impl.h"
+#include "ggml-cpu.h"
 #include "simd-mappings.h"
 
 #include <algorithm>
@@ -36,12 +37,14 @@ inline const char * row_at(const char * rows, size_t stride, int p, int n) {
 }
 
 inline void load_gains(float * gain, const char * rows, size_t stride, int n) {
+    ggml_fp16_t d[TILE] = { 0 };
     for (int p = 0; p < n; p++) {
-        ggml_fp16_t d;
-        memcpy(&d, rows + p*stride, sizeof(d));
-        gain[p] = GGML_CPU_FP16_TO_FP32(d)*GAIN_UNIT;
+        memcpy(d + p, rows + p*stride, sizeof(ggml_fp16_t));
     }
-    std::fill(gain + n, gain + TILE, 0.0f);
+    ggml_cpu_fp16_to_fp32(d, gain, TILE);
+    for (int p = 0; p < TILE; p++) {
+        gain[p] *= GAIN_UNIT;
+    }
 }
 
 // Integer weights of one row; returns what one unit is worth. A weight of zero hides its position's gain, whatever

@@ -57,8 +57,11 @@ _BY_SECTIONS = frozenset({"glm4"})
 _WHY_NOT = {
     "llama4": "normalises Q and K after RoPE without weights that a factor could go into",
     "talkie": "normalises K without weights that a factor could go into",
-    "t5": "its keys come from an encoder",
-}
+    **dict.fromkeys(
+        ("deepseek2", "deepseek32", "deepseek4", "glm-dsa", "hy_v4", "kimi-k3", "minicpm3", "mistral4", "plm"),
+        "makes K from a compressed latent (MLA)",
+    ),
+}  # fmt: skip
 
 
 def pairing_of(architecture: str, *, mrope: bool = False) -> Pairing:

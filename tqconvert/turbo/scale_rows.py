@@ -27,6 +27,8 @@ _FLOATS = frozenset({"F32", "F16", "BF16"})
 _EXACT_ONLY = frozenset({"BF16", "MXFP4"})
 """bf16 keeps 8 bits, so that a factor costs 2^-9; an E8M0 scale is a power of two."""
 
+_CHUNK_BYTES = 1 << 19
+
 
 class Rounding(NamedTuple):
     """What became of the numbers that were scaled; adds up over tensors."""
@@ -73,16 +75,8 @@ def scale_rows(
 
     if kind.name == "MXFP4":
         return _scale_e8m0(data, kind, factors, subject)
-    if kind.name == "BF16":
-        old = _from_bf16(np.frombuffer(data, "<u2")).reshape(len(factors), -1)
-        new, rounding = _round_bf16(old * factors[:, None])
-        if not np.isfinite(_from_bf16(new)[np.isfinite(old)]).all():
-            raise _overflow(subject)
-        return new.astype("<u2").tobytes(), rounding
-    if kind.name in ("F32", "F16"):
-        old = np.frombuffer(data, "<f4" if kind.name == "F32" else "<f2").reshape(len(factors), -1)
-        rows, rounding = _scaled(old, factors, subject)
-        return rows.tobytes(), rounding
+    if kind.name in _FLOATS:
+        return _scale_floats(data, kind, factors, subject)
     if kind.name not in HALVES_AT:
         raise unscalable(subject, kind)
     blocks = np.frombuffer(bytearray(data), np.uint8).reshape(len(factors), -1, kind.bytes)
@@ -103,52 +97,87 @@ def unscalable(subject: str, kind: TensorType) -> RefusedError:
     )
 
 
+def _scale_floats(
+    data: bytes, kind: TensorType, factors: "npt.NDArray[np.float64]", subject: str
+) -> tuple[bytes, Rounding]:
+    """Rows of floating-point values, some rows at a time: whole tensors would not stay in the cache."""
+    import numpy as np
+
+    step = max(1, _CHUNK_BYTES * len(factors) // max(len(data), 1))
+    row_bytes = len(data) // len(factors)
+    parts, rounding = [], Rounding()
+    for first in range(0, len(factors), step):
+        some = factors[first : first + step]
+        raw = memoryview(data)[first * row_bytes : (first + len(some)) * row_bytes]
+        if kind.name == "BF16":
+            bits, more = _scaled_bf16(
+                np.frombuffer(raw, "<u2").reshape(len(some), -1), some, subject
+            )
+            parts.append(bits.tobytes())
+        else:
+            old = np.frombuffer(raw, "<f4" if kind.name == "F32" else "<f2").reshape(len(some), -1)
+            new, more = _scaled(old, some, subject)
+            parts.append(new.tobytes())
+        rounding = rounding + more
+    return b"".join(parts), rounding
+
+
 def _scaled(
     old: "npt.NDArray[np.floating]", factors: "npt.NDArray[np.float64]", subject: str
 ) -> "tuple[npt.NDArray[np.floating], Rounding]":
     """[n_rows, n] numbers times the factors [n_rows], in their own format."""
     import numpy as np
 
-    exact = old * factors[:, None]  # f64
+    # f32 is far finer than f16; f32 itself takes f64.
+    wide = np.dtype(np.float32 if old.dtype == np.float16 else np.float64)
+    exact: npt.NDArray[np.floating] = np.multiply(old, factors[:, None], dtype=wide)
     with np.errstate(over="ignore"):
         new = exact.astype(old.dtype)
-    if not np.isfinite(new[np.isfinite(old)]).all():
-        raise _overflow(subject)
-    return new, _rounding(exact, new.astype(np.float64), float(np.finfo(old.dtype).tiny))
+    back: npt.NDArray[np.floating] = new.astype(wide)
+    return new, _rounding(exact, back, float(np.finfo(old.dtype).tiny), subject)
 
 
-def _round_bf16(
-    exact: "npt.NDArray[np.float64]",
+def _scaled_bf16(
+    old: "npt.NDArray[np.uint16]", factors: "npt.NDArray[np.float64]", subject: str
 ) -> "tuple[npt.NDArray[np.uint16], Rounding]":
     """Nearest bf16, ties to even."""
     import numpy as np
 
-    bits = exact.astype(np.float32).view(np.uint32)
+    with np.errstate(over="ignore"):
+        exact = _from_bf16(old) * factors.astype(np.float32)[:, None]
+    if not np.isfinite(exact[np.isfinite(_from_bf16(old))]).all():
+        raise _overflow(subject)
+    bits = exact.view(np.uint32)
     new = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    back = _from_bf16(new).astype(np.float64)
-    return new, _rounding(exact, back, float(np.finfo(np.float32).tiny))
-
-
-def _rounding(
-    exact: "npt.NDArray[np.float64]", new: "npt.NDArray[np.float64]", tiny: float
-) -> Rounding:
-    import numpy as np
-
-    used = np.isfinite(exact) & (exact != 0)
-    exact, new = exact[used], new[used]
-    error = np.abs(new - exact) / np.abs(exact)
-    subnormal = np.abs(new) < tiny
-    normal = error[~subnormal]
-    return Rounding(
-        float(normal.max()) if normal.size else 0.0, float(np.square(error).sum()), error.size,
-        int((subnormal & (error > 0)).sum()),
-    )  # fmt: skip
+    new = np.where(np.isfinite(exact), new, bits >> 16).astype("<u2")
+    return new, _rounding(exact, _from_bf16(new), float(np.finfo(np.float32).tiny), subject)
 
 
 def _from_bf16(bits: "npt.NDArray[np.uint16]") -> "npt.NDArray[np.float32]":
     import numpy as np
 
     return np.left_shift(bits, 16, dtype=np.uint32).view(np.float32)
+
+
+def _rounding(
+    exact: "npt.NDArray[np.floating]", new: "npt.NDArray[np.floating]", tiny: float, subject: str
+) -> Rounding:
+    """What rounding made of `exact`; raises RefusedError where finite numbers became infinite."""
+    import numpy as np
+
+    size = np.abs(exact)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = np.abs(new - exact) / size
+    odd = ~(size > 0) | ~np.isfinite(size)
+    error[odd] = 0
+    if not np.isfinite(error).all():
+        raise _overflow(subject)
+    subnormal = np.abs(new) < tiny
+    return Rounding(
+        float(np.where(subnormal, 0, error).max(initial=0)),
+        float(np.square(error, dtype=np.float64).sum()), int(error.size - odd.sum()),
+        int((subnormal & (error > 0)).sum()),
+    )  # fmt: skip
 
 
 def _scale_e8m0(

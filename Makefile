@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test lint docs docs-check bench golden clean
+.PHONY: help setup demo runtime runtime-test test lint docs docs-check bench golden clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile | expand -t 12
@@ -19,8 +19,15 @@ setup: $(VENV)/.ready  ## virtual environment with everything that tests need
 demo: $(VENV)/.ready  ## the main job on a real model, under ./demo
 	$(BIN)/python -m tests.demo
 
-test: $(VENV)/.ready  ## all tests that this machine can run
-	$(BIN)/pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+runtime: $(VENV)/.ready  ## llama.cpp with the turbo types, built into the user's cache
+	$(BIN)/tqconvert ollama-build build --target llama.cpp --source sdist
+
+runtime-test: $(VENV)/.ready  ## tests of the built runtime; builds it first where need be
+	runtime="$$($(BIN)/tqconvert ollama-build build --target llama.cpp --source sdist -q)" && \
+	TQCONVERT_RUNTIME="$$runtime" $(BIN)/pytest -m runtime $(PYTEST_ARGS)
+
+test: $(VENV)/.ready  ## all other tests that this machine can run
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not runtime" $(PYTEST_ARGS)
 
 lint: $(VENV)/.ready  ## style, types, spelling, project file
 	$(BIN)/ruff check .

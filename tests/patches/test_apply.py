@@ -94,7 +94,7 @@ def test_a_refusal_names_patch_file_and_way_out(tree: Path) -> None:
         plan(tree, B, (OTHER, OTHER))
     assert caught.value.message == "p1a.patch: does not apply to ggml/a.c (nor does p1b.patch)"
     assert (caught.value.patch, caught.value.files) == ("p1a.patch", ("ggml/a.c",))
-    assert "compare the context" in str(caught.value.hint)
+    assert "--ggml-only" in str(caught.value.hint)
     assert contents(tree) == TREE
 
 
@@ -141,7 +141,7 @@ def test_git_variables_do_not_matter(
 
 
 def test_the_users_git_configuration_does_not_matter(tree: Path) -> None:
-    """autocrlf would rewrite line ends, apply.whitespace=error would refuse trailing blanks."""
+    """Line ends would be rewritten by autocrlf, trailing blanks refused."""
     text = "[core]\n autocrlf = true\n[apply]\n whitespace = error-all\n"
     Path(os.environ["HOME"], ".gitconfig").write_text(text)
     assert plan(tree, B.replace("+new", "+new  ")).files == {"ggml/b.c": b"x\nnew  \ny\nz\n"}

@@ -160,8 +160,7 @@ def test_a_compiler_that_is_named_and_missing(
 @pytest.mark.parametrize(
     ("phase", "log", "code", "words"),
     [
-        ("compile", "[3/9] Building\na.cpp:3:5: warning: w\na.cpp:7:9: error: 'x' was not declared\n"
-         "b.cpp:1:1: error: later\nninja: build stopped\n", 1, "a.cpp:7:9: error: 'x' was not"),
+        ("compile", "[3/9] x\na.cpp:3:5: warning: w\na.cpp:7:9: error: 'x' was not declared\nb.cpp:1:1: error: later\n", 1, "a.cpp:7:9: error: 'x' was not"),
         ("compile", "ld: a.o: in function f:\na.cpp:(.text+0x1): undefined reference to `g'\n", 1,
          "undefined reference to `g'"),
         ("compile", "/tmp/x.s: fatal error: error writing to x.o: No space left on device\n", 9,
@@ -228,7 +227,7 @@ def test_a_damaged_build_is_built_anew(workshop, run_cli: Run) -> None:
 def test_killed_at_every_write_a_build_is_whole_or_absent(
     workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """kill -9 before, in and after each rename and file: the next run makes the build."""
+    """Killed before, in and after each rename and file: the next run makes the build."""
     pristine = tmp_path / "pristine"
     shutil.copytree(workshop.tree, pristine / "tree")
     monkeypatch.setenv("TQCONVERT_CACHE", "cache")  # below the working folder, one for each state

@@ -136,13 +136,14 @@ def test_which_runtime_is_used(
     run_cli: Run,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """--runtime, TQCONVERT_RUNTIME, the newest build; not one for another processor."""
+    """--runtime, TQCONVERT_RUNTIME, the build asked for last; not one for another processor."""
     (workshop.tree / "ggml/CMakeLists.txt").write_text("newer\n")
     newer = Path(run_cli("ollama-build", *workshop.args, "-q")[1].strip())
-    document = json.loads((newer / "build.json").read_text())
-    document["date"] = "2999-01-01T00:00:00+00:00"
-    (newer / "build.json").write_text(json.dumps(document))
     assert find_runtime(workshop.cache).folder == newer
+    (workshop.tree / "ggml/CMakeLists.txt").write_text("project(ggml)\n")
+    assert run_cli("ollama-build", *workshop.args)[0] == 0  # built before, asked for last
+    assert find_runtime(workshop.cache).folder == built
+    document = json.loads((newer / "build.json").read_text())
     document["cpu"]["id"] = "other"
     (newer / "build.json").write_text(json.dumps(document))
     assert find_runtime(workshop.cache).folder == built
@@ -197,16 +198,18 @@ def test_start_server(built: Path, model: Path, tmp_path: Path) -> None:
     """Ready inside of the block, its log parsed; gone after it, by exception too."""
     program = find_runtime(built.parents[1]).program("llama-server")
     log = tmp_path / "server.log"
-    with pytest.raises(ZeroDivisionError):
-        with start_server(
+    with (
+        pytest.raises(ZeroDivisionError),
+        start_server(
             program, model, env=os.environ, log=log, n_ctx=512, args=["-t", "2"]
-        ) as s:
-            answer = s.ask("/completion", {"prompt": "x"})
-            assert answer["args"][:4] == ["-m", str(model), "-c", "512"]
-            assert answer["args"][-2:] == ["-t", "2"]
-            assert s.kv_buffers == (KvBuffer(2048, 3, 1, "q8_0", "turbo4", 52.0, 34.0, 18.0),)
-            pid = s.pid
-            1 / 0  # noqa: B018
+        ) as server,
+    ):
+        answer = server.ask("/completion", {"prompt": "x"})
+        assert answer["args"][:4] == ["-m", str(model), "-c", "512"]
+        assert answer["args"][-2:] == ["-t", "2"]
+        assert server.kv_buffers == (KvBuffer(2048, 3, 1, "q8_0", "turbo4", 52.0, 34.0, 18.0),)
+        pid = server.pid
+        1 / 0  # noqa: B018
     assert "ended cleanly" in log.read_text()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)

@@ -184,7 +184,7 @@ def test_what_is_no_source(tmp_path: Path) -> None:
     whole = pack(tmp_path / "y.tar.gz", "y/").read_bytes()
     (tmp_path / "y.tar.gz").write_bytes(whole[: len(whole) // 2])
     cache = tmp_path / "cache"
-    with pytest.raises(NotFoundError, match="no llama.cpp tree"):
+    with pytest.raises(NotFoundError, match=r"no llama\.cpp tree"):
         opened(tmp_path / "empty", cache)
     with pytest.raises(NotFoundError, match="no such folder or archive"):
         opened(tmp_path / "none", cache)
@@ -233,7 +233,7 @@ def test_the_pinned_sdist_is_fetched_once(
 
 
 def test_a_fetch_that_fails(pinned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pip's own words; --offline forbids it; another file's digest is told, and nothing kept."""
+    """Told in pip's own words; --offline forbids it; another file's digest is told, and nothing kept."""
     cache = tmp_path / "cache"
     with pytest.raises(NetworkError, match="No matching distribution"):
         open_source("sdist", cache, os.environ)

@@ -94,7 +94,7 @@ def _apply_one(git: "_Git", step: tuple[Patch, ...]) -> Patch:
     elif any(not (git.tree / path).exists() for path in files):
         hint = "not a llama.cpp tree of a known age: --source sdist takes one that is known to work"
     else:
-        hint = f"compare the context of {first.name} with {files[0] if files else 'the source'}"
+        hint = f"compare {first.name} with {files[0]}; a tree of another age may take --ggml-only"
     raise PatchError(f"{first.name}: does not apply to {where}{others}", patch=first.name,
                      files=files, hint=hint)  # fmt: skip
 

@@ -14,6 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -143,6 +144,9 @@ def plan_build(request: Request, *, note: Callable[[str], None] = lambda _: None
 def apply_build(plan: BuildPlan, *, jobs: int, steps: Steps) -> Built:
     """Build what is planned, unless it is there. Raises BuildFailedError, LockedError, StorageError."""
     if plan.existing:
+        # The build that was asked for last is the one that `serve` takes.
+        with suppress(OSError):
+            os.utime(plan.existing.folder / NAME)
         return Built(plan.existing, fresh=False)
     with held(plan.work.with_suffix(".lock"), f"build {plan.id}") as lock:
         done = open_build(plan.folder)  # by another process, in the meantime

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tqconvert.errors import BadManifestError, NotFoundError, StorageError
-from tqconvert.runtime.manifest import Build, read_build
+from tqconvert.runtime.manifest import NAME, Build, read_build
 from tqconvert.runtime.toolchain import this_cpu
 
 BUILD_HINT = "tqconvert ollama-build build --target llama.cpp --source sdist"
@@ -40,7 +40,7 @@ def runtimes_folder(cache: Path) -> Path:
 
 
 def find_runtime(cache: Path, given: Path | None = None, *, program: str = SERVER) -> Runtime:
-    """The runtime to use: the folder `given`, else the newest build in the cache that has `program`.
+    """The runtime to use: the folder `given`, else the build in the cache that was last asked for and has `program`.
 
     Raises NotFoundError with the command that builds one.
     """
@@ -52,13 +52,13 @@ def find_runtime(cache: Path, given: Path | None = None, *, program: str = SERVE
             f"{runtimes_folder(cache)}: no build with {program} that runs on this machine",
             hint=BUILD_HINT,
         )
-    return max(usable, key=lambda r: r.build.date if r.build else "")
+    return max(usable, key=lambda r: (r.folder / NAME).stat().st_mtime_ns)
 
 
 def list_runtimes(cache: Path) -> Iterator[Runtime]:
     """Builds in the cache that are whole and made for this processor, in no order."""
     cpu = this_cpu()
-    for folder in sorted(runtimes_folder(cache).glob("*/build.json")):
+    for folder in sorted(runtimes_folder(cache).glob(f"*/{NAME}")):
         runtime = open_build(folder.parent)
         if runtime is None or runtime.build is None:
             continue

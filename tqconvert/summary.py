@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tqconvert.gguf.header import Header, Tensor, read_header
-from tqconvert.gguf.tags import KvTags, read_tags
+from tqconvert.gguf.tags import BALANCE, KvTags, read_tags
 from tqconvert.gguf.types import FILE_TYPES
 from tqconvert.kv.arch import layout_of
 from tqconvert.kv.layers import Layer, Layout
@@ -50,6 +50,11 @@ class Summary:
         for t in self.tensors:
             found[t.type.name] = found.get(t.type.name, 0) + t.n_bytes
         return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+    @property
+    def balance(self) -> str:
+        """Which K/Q channel balance is folded into the weights: `none` where nobody says."""
+        return self.header.text(BALANCE) or "none"
 
     @property
     def file_type(self) -> str:

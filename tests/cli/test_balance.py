@@ -231,6 +231,8 @@ def test_the_rest_of_the_tool_takes_a_balanced_file(run_cli: Cli, file: Path, ou
     """`inspect` tells the balance, tag keeps it, untag gives the balanced file back."""
     assert run_cli("balance", file, "-o", out)[0] == 0
     before = out.read_bytes()
+    assert "balance       weights\n" in run_cli("inspect", out)[1]
+    assert json.loads(run_cli("inspect", out, "--json")[1])["balance"] == "weights"
     code, text, _ = run_cli("tag", out, "--type-k", "q8_0", "--type-v", "q8_0", "--json")
     assert code == 0
     assert json.loads(text)["balance"] == "weights"

@@ -95,6 +95,7 @@ def _text(model: str, s: "Summary") -> str:
         ("context", format_context(s.layout.n_ctx_train) if s.layout.n_ctx_train else ""),
         ("layers", s.layout.describe()),
         ("cache tags", _tags_text(s.tags)),
+        ("balance", "" if s.tags or s.balance == "none" else s.balance),
     ]  # fmt: skip
     parts = [model, table([r for r in rows if r[1]], indent=2)]
     if s.layout.layers:
@@ -196,6 +197,7 @@ def _document(s: "Summary") -> dict[str, Any]:
         "known_architecture": s.layout.known,
         "layers": [_layer_document(g) for g in layer_groups(s.layout)],
         "cache_tags": _tags_document(s.tags),
+        "balance": s.balance,
         "notes": list(s.notes),
     }
 

@@ -27,7 +27,7 @@ Read = Callable[[int, int], bytes]
 _CHUNK_VALUES = 1 << 21
 """Values of a projection that are dequantized at once."""
 
-_SAMPLE_VALUES = 2048
+_SAMPLE_VALUES = 1024
 """Values of a row that its energy is estimated from."""
 
 _SAMPLE_BLOCK = 32
@@ -62,8 +62,8 @@ def values_of(part: Part, read: Read) -> "Array":
 def row_energy(part: Part, weights: "Array | None", read: Read) -> "Array":
     """[n]: the squared length of each row of a projection times the input norm's weights.
 
-    Long rows are sampled in blocks spread over them: an energy within a few percent moves a factor,
-    which is its fourth root, by less than one.
+    Long rows are sampled in blocks spread over them: factors are fourth roots of energies, so that one
+    within 15 % moves a factor by 4 %, and the noise by .02 dB.
     """
     import numpy as np
 
@@ -110,7 +110,8 @@ def _normalised(
     energy = np.concatenate([row_energy(p, weights, read) for p in rows]).reshape(heads, -1)
     spans_head = norm[0].n == layer.dim or len(norm[0].tensor.shape) > 1
     mean = energy.mean(axis=1, keepdims=True) if spans_head else energy.mean()
-    normalised: Array = energy / mean
+    # A head without weights stays as the norm leaves it.
+    normalised: Array = np.divide(energy, mean, out=np.ones_like(energy), where=mean > 0)
     return normalised
 
 

@@ -121,6 +121,24 @@ def test_an_unpatched_runtime_is_told(workshop, model: Path, run_cli: Run) -> No
     assert "built without the turbo types" in err
 
 
+def test_what_does_not_fit_is_told(
+    built: Path, model: Path, run_cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is started all the same: the weights are mapped."""
+    monkeypatch.setattr("tqconvert.runtime.serve.available_memory", lambda: 2**20)
+    (note,) = planned(run_cli, model, "--ctx", "4k")["notes"]
+    assert note == "more than the 1.0 MiB of memory that are available now"
+
+
+def test_an_unknown_architecture_is_an_upper_bound(
+    built: Path, tmp_path: Path, run_cli: Run
+) -> None:
+    """As in `plan`."""
+    keys = keys_of("newmodel", block_count=2, embedding_length=256, attention__head_count=2)
+    notes = planned(run_cli, tiny_gguf(tmp_path / "n.gguf", keys), "--ctx", "4k")["notes"]
+    assert any(note.startswith("upper bound") for note in notes)
+
+
 def test_no_runtime(workshop, model: Path, run_cli: Run) -> None:
     """The hint is the command that builds one."""
     code, _, err = run_cli("serve", model)

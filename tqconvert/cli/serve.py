@@ -70,7 +70,7 @@ def serve(
     """  # noqa: D301 - \b keeps Typer from joining lines
     from tqconvert.models import find_model
     from tqconvert.runtime.locate import find_runtime
-    from tqconvert.runtime.serve import plan_serve, run_serve
+    from tqconvert.runtime.serve import available_memory, plan_serve, run_serve
     from tqconvert.store.layout import Store
 
     out = Output("serve", json=json, quiet=quiet)
@@ -80,7 +80,7 @@ def serve(
     plan = plan_serve(
         find_runtime(loaded.cache, loaded.runtime), found.path, n_ctx=n_ctx, n_seq=parallel,
         type_k=type_k, type_v=type_v, host=host, port=port,
-        name=str(found.name) if found.name else None, extra=tuple(extra or ()),
+        name=str(found.name) if found.name else None, available=available_memory(), extra=tuple(extra or ()),
     )  # fmt: skip
     if host not in ("127.0.0.1", "::1", "localhost"):
         out.warn(f"whoever reaches {plan.url} can use the model; there is no password")

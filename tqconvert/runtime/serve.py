@@ -18,6 +18,7 @@ from tqconvert.kv.size import KvSize, kv_bytes
 from tqconvert.kv.types import F16, parse_cache_type
 from tqconvert.runtime.locate import SERVER, Runtime
 from tqconvert.runtime.process import end_group, start_group
+from tqconvert.units import format_bytes
 
 N_UBATCH = 512
 """llama-server's default."""
@@ -47,17 +48,20 @@ class ServePlan:
 def plan_serve(
     runtime: Runtime, model: Path, *, n_ctx: int | None = None, n_seq: int = 1,
     type_k: str | None = None, type_v: str | None = None, host: str = "127.0.0.1", port: int = 8080,
-    name: str | None = None, extra: tuple[str, ...] = (),
+    name: str | None = None, available: int | None = None, extra: tuple[str, ...] = (),
 ) -> ServePlan:  # fmt: skip
     """The command line and the memory that it will take.
 
-    The runtime reads tags by itself, so types are given only where the user gave them. Raises
+    The runtime reads tags by itself, so types are given only where the user gave them. More than the
+    `available` bytes of memory is told, not refused: weights are mapped, not loaded. Raises
     UsageError for types that the model or the runtime cannot use, NotFoundError, InvalidGgufError.
     """
     program = runtime.program(SERVER)
     header, weights_bytes = read_model(model)
     layout = layout_of(header)
     notes = [*layout.notes]
+    if not layout.known:
+        notes.append("upper bound: this model may take less than is told here, never more")
     if n_ctx is None:
         n_ctx, reason = choose_num_ctx(header, None)
         notes.append(f"context {n_ctx}: {reason}")
@@ -71,9 +75,20 @@ def plan_serve(
         "--port", str(port), *flags, *(["--alias", name] if name else []), *extra,
     )  # fmt: skip
     shown = f"[{host}]" if ":" in host else host
-    return ServePlan(
+    plan = ServePlan(
         command, f"http://{shown}:{port}", n_ctx, n_seq, pair, size, weights_bytes, tuple(notes)
     )
+    if available is not None and plan.total_bytes > available:
+        note = f"more than the {format_bytes(available)} of memory that are available now"
+        return replace(plan, notes=(*plan.notes, note))
+    return plan
+
+
+def available_memory() -> int:
+    """Bytes of memory that programs can still take without swapping."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
 
 
 def _choose_pair(

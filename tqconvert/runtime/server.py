@@ -29,7 +29,7 @@ _KV_LINE = re.compile(
     r"+(?P<seqs>\d+)/\d+ seqs\), K \((?P<k>[^)]*)\): +(?P<k_mib>[\d.]+) MiB, "
     r"V \((?P<v>[^)]*)\): +(?P<v_mib>[\d.]+) MiB"
 )
-_IN_USE = re.compile(r"couldn't bind|[Aa]ddress already in use")
+_IN_USE = re.compile(r"couldn't bind|address already in use", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

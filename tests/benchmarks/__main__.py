@@ -1,4 +1,4 @@
-"""Run the benchmarks and print one table: `python -m tests.benchmarks [NAME...]` (`make bench`)."""
+"""Run the benchmarks and print their tables: `python -m tests.benchmarks [NAME...]` (`make bench`)."""
 
 import argparse
 import importlib
@@ -7,17 +7,22 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.benchmarks.rows import Row
+from tests.benchmarks.rows import Row, Table
 from tqconvert.cli.output import table
+from tqconvert.errors import TqError
 
-NAMES = ("help", "header", "tag", "pull")
+NAMES = ("help", "header", "tag", "pull", "kv_speed", "kv_quality")
 
 
-def render(rows: Sequence[Row]) -> str:
-    """The table: work, ours, peer, ratio, bar, verdict."""
+def render(found: Sequence[Row | Table]) -> str:
+    """The common table: work, ours, peer, ratio, bar, verdict; then those with columns of their own."""
     head = ("work", "ours", "peer", "ratio", "bar", "verdict")
+    rows = [r for r in found if isinstance(r, Row)]
     body = [(r.work, r.ours, r.peer, r.ratio, r.bar, "ok" if r.ok else "MISSED") for r in rows]
-    return table([head, *body])
+    parts = [table([head, *body])] if rows else []
+    parts += ["\n".join([t.title, table([t.head, *t.rows], right=range(1, len(t.head) - 2)), *t.notes])
+              for t in found if isinstance(t, Table)]  # fmt: skip
+    return "\n\n".join(parts)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -27,14 +32,19 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--work", type=Path, help="folder for large files (default: temporary)")
     options = parser.parse_args(argv)
     here = Path(__file__).parent
-    rows: list[Row] = []
+    rows: list[Row | Table] = []
+    failed = False
     for name in options.names or [n for n in NAMES if (here / f"bench_{n}.py").exists()]:
         module = importlib.import_module(f"tests.benchmarks.bench_{name}")
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(dir=options.work, prefix="tqconvert-bench-") as work:
-            rows += module.run(Path(work))
+            try:
+                rows += module.run(Path(work))
+            except TqError as e:
+                print(f"{name}: {e.message}\n  hint: {e.hint}", file=sys.stderr)
+                failed = True
     print(render(rows))
-    return 0 if all(r.ok for r in rows) else 1
+    return 0 if all(r.ok for r in rows) and not failed else 1
 
 
 if __name__ == "__main__":

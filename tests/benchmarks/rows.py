@@ -1,6 +1,6 @@
 """A row of the benchmark table, and how processes are measured: `python -m tests.benchmarks`.
 
-A benchmark module `bench_<name>.py` has one function `run(work: Path) -> list[Row]`; `work` is an
+A benchmark module `bench_<name>.py` has one function `run(work: Path) -> list[Row | Table]`; `work` is an
 empty folder on a real disk. It measures its peer in the same run and imports from here as
 `from tests.benchmarks.rows import Row, measure`.
 """
@@ -27,6 +27,23 @@ class Row:
     ratio: str
     bar: str
     ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What has columns of its own: printed below the common table."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    missed: tuple[str, ...] = ()
+    """Rows that miss their bar, by their names."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether all bars are met."""
+        return not self.missed
 
 
 @dataclass(frozen=True, slots=True)

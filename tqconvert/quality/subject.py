@@ -13,7 +13,7 @@ from tqconvert.kv.arch import layout_of
 from tqconvert.kv.layers import Layout
 from tqconvert.kv.pairs import Pair, make_pair, tagged_pair
 from tqconvert.kv.size import kv_bytes
-from tqconvert.kv.types import CACHE_TYPES, F16, parse_cache_type
+from tqconvert.kv.types import F16, parse_cache_type
 from tqconvert.runtime.server import KvBuffer
 
 FLOOR = "bf16"
@@ -94,14 +94,14 @@ def choose_pairs(
 def check_caches(pair: Pair, caches: Sequence[KvBuffer]) -> None:
     """Compare the types of the runtime's log with those asked for. Raises MeasureFailedError."""
     for side, names in (("k", pair.effective_k), ("v", pair.effective_v)):
-        used = [cache.type_k if side == "k" else cache.type_v for cache in caches]
-        wanted = set(names)
-        # How a log writes a cache of several types is the runtime's affair; that it is not f16, ours.
-        plain = len(wanted) == 1 or all(name in CACHE_TYPES for name in used)
-        if used and plain and not wanted <= set(used):
+        used = {cache.type_k if side == "k" else cache.type_v for cache in caches}
+        # How a log tells a cache of several types is the runtime's affair; that it is not f16, ours.
+        mixed = len(set(names)) > 1
+        expected = used != {"f16"} if mixed else used == set(names)
+        if used and not expected:
             raise MeasureFailedError(
-                f"{pair.name}: the runtime's {side.upper()} cache is {', '.join(dict.fromkeys(used))}",
-                hint="types by layer need a runtime that obeys tags" if len(wanted) > 1 else None,
+                f"{pair.name}: the runtime's {side.upper()} cache is {', '.join(sorted(used))}",
+                hint="types by layer need a runtime that obeys tags" if mixed else None,
             )
 
 

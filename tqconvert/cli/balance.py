@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from tqconvert.turbo.balanceplan import BalancePlan
     from tqconvert.turbo.fold import BalanceResult
     from tqconvert.turbo.kvstats import KvStats
+    from tqconvert.turbo.scale_rows import Rounding
+
+_SEEN = 1e-7
+"""Rounding that is worth a line: more than that of f32."""
 
 
 def register(app: typer.Typer) -> None:
@@ -178,9 +182,10 @@ def _text(plan: "BalancePlan", result: "BalanceResult | None") -> str:
     )
     if result:
         lines.append(f"  changed: {format_bytes(result.n_changed)} of {format_bytes(result.size)}")
-        lines += [
-            f"  rounding of {name}: {r.largest:.2g} at most"
-            for name, r in result.rounding.items()
-            if r.largest > 1e-6
-        ]
+        lines += [_rounding_line(name, r) for name, r in result.rounding.items() if r.rms > _SEEN]
     return "\n".join(lines)
+
+
+def _rounding_line(name: str, r: "Rounding") -> str:
+    few_bits = f", {100 * r.n_subnormal / r.n:.0f} % of them subnormal" if r.n_subnormal else ""
+    return f"  rounding of {name} scales: {r.rms:.1e} rms{few_bits}"

@@ -44,6 +44,9 @@ def balance(
         Path | None,
         typer.Option(metavar="TEXT", readable=False, help="Measure K and Q over this text."),
     ] = None,
+    chunks: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Read so many times 2048 tokens of it.")
+    ] = 8,
     stats: Annotated[
         Path | None,
         typer.Option(metavar="JSON", readable=False, help="What llama-kv-stats wrote earlier."),
@@ -93,7 +96,7 @@ def balance(
     if calibrate:
         # What would be refused anyway is refused before minutes of measuring.
         plan_balance(file, output, replace=yes, exact=exact)
-        measured = _measure(file, calibrate, runtime, out)
+        measured = _measure(file, calibrate, runtime, out, n_chunks=chunks)
     elif stats:
         from tqconvert.turbo.kvstats import read_stats
 
@@ -103,7 +106,9 @@ def balance(
     out.result(_document(plan, result, measured), _text(plan, result), str(plan.target))
 
 
-def _measure(file: Path, text: Path, runtime: Path | None, out: Output) -> "KvStats":
+def _measure(
+    file: Path, text: Path, runtime: Path | None, out: Output, *, n_chunks: int
+) -> "KvStats":
     from tempfile import TemporaryDirectory
 
     from tqconvert.runtime.kvstats import PROGRAM, measure_kv
@@ -115,7 +120,7 @@ def _measure(file: Path, text: Path, runtime: Path | None, out: Output) -> "KvSt
     out.note(f"measuring K and Q over {text}")
     with TemporaryDirectory(prefix="tqconvert-") as folder:
         path = Path(folder) / "kv-stats.json"
-        measure_kv(found, file, text, path, env=os.environ)
+        measure_kv(found, file, text, path, env=os.environ, n_chunks=n_chunks)
         return read_stats(path)
 
 

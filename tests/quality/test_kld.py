@@ -118,9 +118,7 @@ def test_a_kept_base_is_reused(kld: Run, fake: Fake, tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    "change", ["model", "text", "chunks", "threads", "runtime", "size", "note"]
-)
+@pytest.mark.parametrize("change", ["model", "text", "chunks", "runtime", "size", "note"])
 def test_a_base_of_something_else_is_refused(
     change: str, kld: Run, fake: Fake, model: Path, text: Path, tmp_path: Path
 ) -> None:
@@ -135,8 +133,6 @@ def test_a_base_of_something_else_is_refused(
             text.write_text(text.read_text() + "more")
         case "chunks":
             args += ["--chunks", "2"]
-        case "threads":
-            args += ["-t", "1"]
         case "runtime":
             program = fake.folder / "llama-perplexity"
             program.write_text(program.read_text() + "# newer\n")

@@ -8,6 +8,7 @@ from typing import Any
 from tqconvert.digest import digest_path
 from tqconvert.errors import NotFoundError, UsageError
 from tqconvert.fs import require_readable
+from tqconvert.gguf.tags import BALANCE
 from tqconvert.kv.pairs import Pair
 from tqconvert.quality.base import (
     BasePlan,
@@ -69,7 +70,7 @@ def key_of(setup: Setup, reference: Subject) -> Key:
     """What the base depends on: reads all of the model."""
     return Key(
         digests_of(reference), digest_path(setup.text).hex, setup.n_ctx, setup.n_chunks,
-        setup.n_threads, runtime_id(setup.runtime),
+        runtime_id(setup.runtime),
     )  # fmt: skip
 
 
@@ -125,7 +126,8 @@ def _common(
     return {
         "measure": measure,
         "file": str(subject.path),
-        "balance": subject.header.text("turboquant.balance") or "none",
+        "balance": subject.header.text(BALANCE) or "none",
+        "k_mean": "turboquant.k_mean" in subject.header.entries,
         "text": {
             "file": str(setup.text),
             "bytes": len(text),

@@ -73,9 +73,11 @@ def test_serve_obeys_tags(runtime: Runtime, gemma: Path, tmp_path: Path, run_cli
         str(port),
         "--runtime",
         str(runtime.folder),
+        "--json",
+        *("--", "-lv", "4"),
     ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tqconvert", *command, "--json"], stdout=subprocess.PIPE,
+        [sys.executable, "-m", "tqconvert", *command], stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -90,4 +92,4 @@ def test_serve_obeys_tags(runtime: Runtime, gemma: Path, tmp_path: Path, run_cli
     assert not re.search(r"-ctk|-ctv", " ".join(document["command"]))
     buffers = parse_kv_buffers(err)
     assert {(b.type_k, b.type_v) for b in buffers} == {("q8_0", "turbo4")}
-    assert round(document["kv_bytes"] / 2**20, 1) == round(sum(b.mib for b in buffers), 1)
+    assert document["kv_bytes"] / 2**20 == pytest.approx(sum(b.mib for b in buffers), abs=0.01)

@@ -29,6 +29,8 @@ _KV_LINE = re.compile(
     r"+(?P<seqs>\d+)/\d+ seqs\), K \((?P<k>[^)]*)\): +(?P<k_mib>[\d.]+) MiB, "
     r"V \((?P<v>[^)]*)\): +(?P<v_mib>[\d.]+) MiB"
 )
+_TALK = ("-lv", "4")
+"""The level of the log at which the caches are told."""
 _IN_USE = re.compile(r"couldn't bind|address already in use", re.IGNORECASE)
 
 
@@ -108,7 +110,7 @@ def start_server(
         port = free_port()
         command = [
             str(program), "-m", str(model), "-c", str(n_ctx), "-np", "1", "--host", LOOPBACK,
-            "--port", str(port), *args,
+            "--port", str(port), *_TALK, *args,
         ]  # fmt: skip
         try:
             out = log.open("wb")

@@ -69,7 +69,10 @@ llama_kv_resolver::llama_kv_resolver(const llama_model & model, const llama_cont
         }
     }
     check_equal();
-    check_devices();
+    // no operation can be made up of rows that a type does not divide
+    if (!refused()) {
+        check_devices();
+    }
 }
 
 bool llama_kv_resolver::refused() const {

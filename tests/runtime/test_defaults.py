@@ -174,8 +174,8 @@ def test_latent_attention_takes_no_turbo(runtime: Runtime, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("-ctk", "turbo4"), "K cache type (-ctk): turbo4 has blocks of 128, the head dimension of layer 0 is 64"
-         " (types that fit: f32, f16, bf16, q8_0,"),
+        (("-ctk", "turbo4"), ("K cache type (-ctk): turbo4 has blocks of 128, the head dimension of layer 0 is 64"
+         " (types that fit: f32, f16, bf16, q8_0,")),
         (("-ctv", "q8_0", "-fa", "off"), "V cache type (-ctv): q8_0 needs flash attention, which is off (-fa on"),
     ],
 )  # fmt: skip

@@ -16,6 +16,7 @@ from turbo.attentions import (
     write_family,
 )
 
+from tqconvert.gguf.header import read_header
 from tqconvert.turbo.balance import FLOOR_WEIGHTS, Moments, factors, gain_db, powers_of_two
 from tqconvert.turbo.balanceplan import BalancePlan, plan_balance
 from tqconvert.turbo.fold import apply_balance
@@ -215,3 +216,29 @@ def test_a_sample_of_long_rows_estimates_their_energy(kind: Q) -> None:
     ratio = found / found.mean() / (expected / expected.mean())
     assert (np.abs(ratio**0.25 - 1) < 0.1).all()
     assert np.abs(ratio**0.25 - 1).mean() < 0.04
+
+
+def test_a_projection_that_nobody_reads_leaves_the_norms_alone(tmp_path: Path) -> None:
+    """With QK-norm the norms stand in; without it the type is refused by name."""
+    from tqconvert.gguf.header import Tensor
+    from tqconvert.gguf.types import TENSOR_TYPES
+    from tqconvert.turbo.attention import Part, read_attention
+    from tqconvert.turbo.moments import UnreadableTypeError, estimate_moments
+
+    layers = {}
+    for name in ("qwen3", "llama"):
+        file = write_family(tmp_path / f"{name}.gguf", FAMILIES[name])
+        header = read_header(file)
+        data = file.read_bytes()[header.data_start :]
+        layer = read_attention(header, subject="m").layers[0]
+        wk = Part(Tensor("blk.0.attn_k.weight", (256, 128), TENSOR_TYPES[41], 0), 0, 128)  # Q1_0
+        layers[name] = layer._replace(wk=wk), lambda at, n, data=data: data[at : at + n]
+    found, norm = (
+        estimate_moments(*layers["qwen3"], sigma=sigma)  # type: ignore[arg-type]
+        for sigma in ("rows", "norm")
+    )
+    assert np.array_equal(found.k, norm.k)
+    with pytest.raises(
+        UnreadableTypeError, match=r"attn_k.weight: nothing here can dequantize Q1_0"
+    ):
+        estimate_moments(*layers["llama"], sigma="rows")

@@ -88,7 +88,7 @@ def plan_balance(
     stats: KvStats | None = None,
     mean: bool = True,
     exact: bool = False,
-    sigma: Sigma = "norm",
+    sigma: Sigma = "rows",
 ) -> BalancePlan:
     """How `output` would become the balanced model; changes nothing.
 

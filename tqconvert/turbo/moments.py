@@ -2,7 +2,8 @@
 
 The input of a layer is taken as white behind its norm, so a projection's output has the energy of its
 rows times the norm's weights. QK-norm makes each head's mean energy 1 and then multiplies by its own
-weights: with `sigma="norm"` they alone count, with `sigma="rows"` the rows do as well.
+weights: with `sigma="norm"` they alone count, with `sigma="rows"` the rows do as well (docs/balance.md
+has what both gain).
 """
 
 from collections.abc import Callable
@@ -33,8 +34,17 @@ _SAMPLE_VALUES = 1024
 _SAMPLE_BLOCK = 32
 
 
+class UnreadableTypeError(RefusedError):
+    """Nothing here dequantizes the type of a tensor."""
+
+    kind = "unreadable_type"
+
+
 def estimate_moments(layer: Attention, read: Read, *, sigma: Sigma) -> Moments:
-    """Second moments of one layer from its weights. Raises RefusedError for types nobody dequantizes."""
+    """Second moments of one layer from its weights.
+
+    Raises UnreadableTypeError for projections that nobody here dequantizes, where no norm can stand in.
+    """
     if layer.fold == "rows":
         assert layer.wk is not None
         assert layer.wq is not None
@@ -45,10 +55,15 @@ def estimate_moments(layer: Attention, read: Read, *, sigma: Sigma) -> Moments:
     k, q = _norm_energy(layer, layer.k, layer.n_head_kv, read), _norm_energy(
         layer, layer.q, layer.n_head, read
     )  # fmt: skip
-    if sigma == "rows" and layer.wk is not None and layer.wq is not None:
-        k = k * _normalised(layer, layer.wk, layer.k, read, heads=layer.n_head_kv)
-        q = q * _normalised(layer, layer.wq, layer.q, read, heads=layer.n_head)
-    return Moments(k, q)
+    if sigma == "norm" or layer.wk is None or layer.wq is None:
+        return Moments(k, q)
+    try:
+        return Moments(
+            k * _normalised(layer, layer.wk, layer.k, read, heads=layer.n_head_kv),
+            q * _normalised(layer, layer.wq, layer.q, read, heads=layer.n_head),
+        )
+    except UnreadableTypeError:
+        return Moments(k, q)
 
 
 def values_of(part: Part, read: Read) -> "Array":
@@ -145,7 +160,7 @@ def _dequantize_f32(rows: "npt.NDArray[np.uint8]", tensor: Tensor) -> "npt.NDArr
     try:
         values = dequantize(rows, GGMLQuantizationType(_number(kind)))
     except (NotImplementedError, ValueError):
-        raise RefusedError(
+        raise UnreadableTypeError(
             f"{tensor.name}: nothing here can dequantize {kind.name}",
             hint="quantize attn_q and attn_k to another type: llama-quantize --tensor-type",
         ) from None

@@ -188,6 +188,16 @@ def test_failures_show_the_first_error(
         assert str(kept) in err
 
 
+def test_a_disk_that_is_too_small(workshop, run_cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit 9 before anything is copied, and how to use another disk."""
+    monkeypatch.setattr("tqconvert.fs.free_bytes", lambda _: 100 << 20)
+    code, _, err = run_cli("ollama-build", *workshop.args)
+    assert code == 9
+    assert "100 MiB free (expected 512 MiB for a build)" in err
+    assert "TQCONVERT_CACHE" in err
+    assert not list(workshop.cache.glob("builds/*/src"))
+
+
 def test_a_source_without_a_target(workshop, run_cli: Run) -> None:
     """An old tree: the way out is named, and works."""
     workshop.tell("targets", "test-backend-ops: phony\ntest-quantize-fns: phony\n")

@@ -8,6 +8,7 @@ to normal data, so it finds a table that is too narrow whatever its name and sca
 import math
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tqconvert.errors import CheckFailedError, NotFoundError
@@ -57,7 +58,7 @@ def _below(x: float) -> float:
 
 
 def _edges(levels: "Sequence[float]") -> list[float]:
-    inner = [(a + b) / 2 for a, b in zip(levels, levels[1:], strict=False)]
+    inner = [(a + b) / 2 for a, b in pairwise(levels)]
     return [-math.inf, *inner, math.inf]
 
 
@@ -70,7 +71,7 @@ def lloyd_max(bits: int, *, tolerance: float = 1e-12) -> list[float]:
     levels = [-3 + 6 * (i + 0.5) / n for i in range(n)]
     for _ in range(100_000):
         edges = _edges(levels)
-        cells = zip(edges, edges[1:], strict=False)
+        cells = pairwise(edges)
         new = [(_density(a) - _density(b)) / (_below(b) - _below(a)) for a, b in cells]
         moved = max(abs(a - b) for a, b in zip(levels, new, strict=True))
         levels = new
@@ -116,7 +117,7 @@ def judge(values: "Sequence[float]", unit: float) -> Verdict:
     Raises CheckFailedError for a table that is no codebook: not 4, 8 or 16 ascending finite numbers.
     """
     bits = {4: 2, 8: 3, 16: 4}.get(len(values))
-    ascending = all(a < b for a, b in zip(values, values[1:], strict=False))
+    ascending = all(a < b for a, b in pairwise(values))
     if bits is None or not ascending or not all(map(math.isfinite, values)) or not unit > 0:
         raise CheckFailedError(
             f"codebook {list(values)[:16]}: not 4, 8 or 16 ascending numbers with a unit above 0"
@@ -134,7 +135,7 @@ def verify_codebook(values: "Sequence[float]", unit: float, *, name: str) -> Ver
             f"{name}: a codebook with mean squared error {verdict.mse:.4f} on normal data"
             f" (expected at most {verdict.bound}); it spans {verdict.span:.2f} standard deviations,"
             f" Lloyd-Max {widest:.2f}",
-            hint="compare the table with `tqconvert.turbo.codebook.CODEBOOKS`",
+            hint=f"{name} should hold Lloyd-Max levels times one unit, as docs/turbo-types.md lists them",
         )
     return verdict
 

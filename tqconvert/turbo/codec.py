@@ -10,12 +10,12 @@ on it being fused or reordered: the transform only adds, energies are double sum
 lanes, and the search for the best codes runs on integers. Twin: ollama_patches/files/ggml/src/ggml-turbo.c.
 """
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tqconvert.errors import UsageError
-from tqconvert.kv.types import CACHE_TYPES
 from tqconvert.turbo.codebook import CODEBOOKS, Codebook
 
 if TYPE_CHECKING:
@@ -65,18 +65,20 @@ def hadamard(x: "NDArray[Any]") -> "NDArray[Any]":
 
 def rotate(x: "F32") -> "F32":
     """128^-1/2 H S x along the last axis, [..., 128]: orthonormal."""
-    return hadamard(x * SIGNS) * _RSQRT
+    y: F32 = hadamard(x * SIGNS) * _RSQRT
+    return y
 
 
 def rotate_inverse(y: "F32") -> "F32":
     """S 128^-1/2 H y along the last axis, [..., 128]."""
-    return hadamard(y) * (_RSQRT * SIGNS)
+    x: F32 = hadamard(y) * (_RSQRT * SIGNS)
+    return x
 
 
 def thresholds(book: Codebook, scale: int) -> list[int]:
     """Edges between neighbouring magnitudes at `scale` percent, in fixed-point steps."""
     mags = book.magnitudes
-    middles = (FIXED // 2 * (a + b) for a, b in zip(mags, mags[1:], strict=False))
+    middles = (FIXED // 2 * (a + b) for a, b in pairwise(mags))
     return [(m * scale + 50) // 100 for m in middles]
 
 
@@ -107,6 +109,11 @@ def _search(book: Codebook, fixed: "NDArray[np.int64]") -> "tuple[U8, NDArray[np
         best[better], codes[better], energies[better] = score[better], m[better], energy[better]
     n = len(mags)
     return np.where(fixed < 0, n - 1 - codes, n + codes).astype(np.uint8), energies
+
+
+def block_bytes(type_name: str) -> int:
+    """Bytes of one block: the gain and 128 codes."""
+    return 2 + CODEBOOKS[type_name].bits * BLOCK // 8
 
 
 def _blocks(type_name: str, x: "NDArray[Any]") -> "F32":
@@ -183,7 +190,7 @@ def dequantize(type_name: str, data: "U8") -> "F32":
 
 
 def dequantize_rotated(type_name: str, data: "U8") -> "F32":
-    """d kv[idx] without the inverse rotation, [..., m * block bytes] uint8 -> [..., m * 128] float32."""
+    """Values before the inverse rotation, d kv[idx], the inverse rotation, [..., m * block bytes] uint8 -> [..., m * 128] float32."""
     levels, gains = _levels(type_name, data)
     y = levels * (gains.astype(np.float32) / np.float32(GAIN))[:, None]
     return y.reshape(*data.shape[:-1], -1)
@@ -192,7 +199,7 @@ def dequantize_rotated(type_name: str, data: "U8") -> "F32":
 def _levels(type_name: str, data: "U8") -> "tuple[F32, NDArray[np.float16]]":
     if type_name not in CODEBOOKS:
         raise UsageError(f"{type_name}: not a turbo type (expected one of {', '.join(CODEBOOKS)})")
-    size = CACHE_TYPES[type_name].bytes
+    size = block_bytes(type_name)
     if data.ndim == 0 or data.shape[-1] % size:
         raise UsageError(f"{type_name}: rows of {data.shape} bytes (expected multiples of {size})")
     codes, gains = unpack(type_name, np.ascontiguousarray(data).reshape(-1, size))

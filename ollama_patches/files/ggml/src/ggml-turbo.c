@@ -233,7 +233,7 @@ void quantize_row_turbo_q_ref(const float * x, void * vy, int64_t k) {
         y->sum = 0;
         for (int j = 0; j < QK_TURBO; j++) {
             const float r = t[j]*inverse;
-            const int   q = r >= -127.0f && r <= 127.0f ? (int) lrintf(r) : 0;
+            const int   q = r > -127.5f && r < 127.5f ? (int) lrintf(r) : 0; // peak 127/peak may lie a step above 127
             y->qs[j] = (int8_t) q;
             y->sum  += q;
         }

@@ -1,6 +1,7 @@
 """Builds of ggml alone with our types, by instruction set and by base, kept outside the checkout.
 
-A build is keyed by all that goes into it (tree, patches, options, compiler), so a warm cache costs nothing.
+A build is keyed by all that goes into it (tree, patches, options, compiler, the processor of a native one), so
+a warm cache costs nothing.
 """
 
 import hashlib
@@ -17,7 +18,9 @@ import pytest
 
 from tqconvert.patches.apply import apply_patched, plan_patched
 from tqconvert.patches.series import Scope, find_patches, read_series
+from tqconvert.runtime.compile import build_environment
 from tqconvert.runtime.source import fetch_pinned, open_source, pinned_archive
+from tqconvert.runtime.toolchain import this_cpu
 from tqconvert.runtime.tree import changed_id, copy_files
 from tqconvert.settings import default_cache
 
@@ -88,19 +91,12 @@ def fetch_base(version: str) -> Path:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         target = path.with_suffix(".part")
+        # ":all:" would compile cmake and ninja too, which pip needs to ask for metadata.
         command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "-q",
-            "--no-deps",
-            "--no-binary",
-            ":all:",
-        ]
-        subprocess.run(
-            [*command, "-d", str(target), f"llama-cpp-python=={version}"], check=True, env=_ENV
-        )
+            sys.executable, "-m", "pip", "download", "-q", "--no-deps",
+            "--no-binary", "llama-cpp-python", "-d", str(target), f"llama-cpp-python=={version}",
+        ]  # fmt: skip
+        subprocess.run(command, check=True, env=_ENV)
         (target / name).rename(path)
         shutil.rmtree(target)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == BASES[version]
@@ -118,9 +114,11 @@ def build(name: str, plant: Callable[[Path], None] | None = None) -> tuple[str, 
     source = open_source(str(fetch_base(variant.base)), CACHE, _ENV)
     patched = plan_patched(source.root, read_series(find_patches(), Scope.GGML), _ENV)
     compiler = subprocess.run(
-        ["c++", "--version"], capture_output=True, text=True, check=True
-    ).stdout
-    parts = [changed_id(source.files, patched.files), *variant.options, compiler, platform.processor(),
+        [variant.tools[0] if variant.tools else "c++", "--version"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    cpu = "" if "-DGGML_NATIVE=OFF" in variant.options else this_cpu().id
+    parts = [changed_id(source.files, patched.files), *variant.options, compiler, cpu,
              (PROJECT / "CMakeLists.txt").read_text()]  # fmt: skip
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     work = CACHE / "ggml-tests" / (key if plant is None else f"{key}-planted")
@@ -155,6 +153,7 @@ def _compile(work: Path, options: tuple[str, ...]) -> None:
         [*command, *options],
         ["cmake", "--build", str(work / "build"), "-j2", "--target", "test-turbo"],
     )
+    env = build_environment(_ENV, work)
     for step in steps:
-        done = subprocess.run(step, capture_output=True, text=True, check=False, env=_ENV)
+        done = subprocess.run(step, capture_output=True, text=True, check=False, env=env)
         assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]

@@ -169,17 +169,25 @@ def _fail(e: TqError, args: Sequence[str]) -> int:
 
 @contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM ends a command as Ctrl-C does: files are closed, a download's partial is named."""
+    """SIGTERM ends a command as Ctrl-C does: files are closed, a download's partial is named.
+
+    So does a terminal that is closed, unless it is to be ignored (nohup): programs that a command has
+    started are in sessions of their own, and would go on without it.
+    """
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
+    numbers = [signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        numbers.append(signal.SIGHUP)
     try:
-        before = signal.signal(signal.SIGTERM, interrupt)
+        before = [(number, signal.signal(number, interrupt)) for number in numbers]
     except ValueError:  # not the main thread
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before:
+            signal.signal(number, handler)

@@ -128,9 +128,12 @@ def test_without_the_sdist_a_dry_run_fetches_nothing(workshop, run_cli: Run) -> 
     code, out, _ = run_cli("ollama-build", "build", "--patches", workshop.patches, "--dry-run")
     assert code == 0
     assert "would fetch llama-cpp-python==0.3.36" in out
-    code, _, err = run_cli("ollama-build", "build", "--patches", workshop.patches, "--offline")
-    assert code == 11
-    assert "give --source PATH/TO/llama_cpp_python-0.3.36.tar.gz" in err
+    for more in ([], ["--dry-run"]):
+        args = ["build", "--patches", workshop.patches, "--offline", *more]
+        code, _, err = run_cli("ollama-build", *args)
+        assert code == 11
+        assert err.startswith("error: llama-cpp-python==0.3.36: not in ")
+        assert "give --source PATH/TO/llama_cpp_python-0.3.36.tar.gz" in err
 
 
 @pytest.mark.parametrize(
@@ -150,11 +153,17 @@ def test_a_missing_tool_is_named(workshop, run_cli: Run, name: str, hint: str) -
 def test_a_compiler_that_is_named_and_missing(
     workshop, run_cli: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """CXX is heeded, with arguments too."""
-    monkeypatch.setenv("CXX", "g++-99 -m64")
+    """CXX is heeded; arguments in it, which cmake would not get, are refused."""
+    monkeypatch.setenv("CXX", "g++-99")
     code, _, err = run_cli("ollama-build", *workshop.args)
     assert code == 8
     assert "g++-99: not on PATH (named by CXX)" in err
+    for text in ("c++ -m64", "ccache c++", "'c++ x"):
+        monkeypatch.setenv("CXX", text)
+        code, _, err = run_cli("ollama-build", *workshop.args)
+        assert code == 13
+        assert f"CXX={text}: more than the name of a program" in err
+        assert "flags belong in CXXFLAGS" in err
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,8 @@ def _unfetched(request: "Request") -> bool:
     """Whether the plan needs a download, which a dry run must not make."""
     from tqconvert.runtime.source import SDIST, pinned_archive
 
-    return request.source == SDIST and not pinned_archive(request.cache).exists()
+    is_there = pinned_archive(request.cache).exists()
+    return request.source == SDIST and not is_there and not request.offline
 
 
 def _announce_fetch(request: "Request", out: Output) -> None:

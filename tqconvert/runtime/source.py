@@ -4,6 +4,8 @@ The pinned one is fetched with pip, which knows the user's index, proxies and ce
 in the cache. Archives are unpacked into the cache; a folder of the user is only read.
 """
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -65,7 +67,8 @@ def open_source(
     if text == SDIST:
         archive = pinned_archive(cache)
         if not archive.exists():
-            note(f"fetching {PINNED}")
+            if not offline:
+                note(f"fetching {PINNED}")
             fetch_pinned(cache, env, offline=offline)
         return _open_archive(archive, PINNED_SHA256, cache, SDIST)
     path = Path(text).expanduser()
@@ -86,14 +89,23 @@ def pinned_archive(cache: Path) -> Path:
 
 
 def fetch_pinned(cache: Path, env: Mapping[str, str], *, offline: bool) -> None:
-    """Fetch the pinned sdist with pip. Raises NetworkError, DigestMismatchError, StorageError."""
+    """Fetch the pinned sdist with pip.
+
+    Raises NetworkError, DigestMismatchError, StorageError, ToolMissingError without pip.
+    """
     import tempfile
+    from importlib.util import find_spec
 
     target = pinned_archive(cache)
     if offline:
         raise NetworkError(
             f"{PINNED}: not in {target.parent} (needed, and --offline forbids the network)",
             hint=f"run without --offline, or give --source PATH/TO/{PINNED_FILE}",
+        )
+    if find_spec("pip") is None:  # as in environments that uv makes
+        raise ToolMissingError(
+            f"pip: not installed beside tqconvert (needed to fetch {PINNED})",
+            hint=f"{sys.executable} -m ensurepip, or: uv pip install pip",
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -123,6 +135,8 @@ def _run_pip(folder: str, env: Mapping[str, str]) -> None:
     if done.returncode:
         lines = [x for x in done.stderr.splitlines() if x.strip()]
         errors = [x for x in lines if "ERROR" in x] or lines or ["no message"]
+        if "[Errno 28]" in done.stderr:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise NetworkError(
             f"{PINNED}: pip download failed: {errors[-1].strip()[:300]}",
             hint=f"fetch {PINNED_FILE} elsewhere and give it as --source",

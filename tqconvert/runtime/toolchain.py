@@ -3,14 +3,13 @@
 import hashlib
 import os
 import platform
-import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqconvert.errors import ToolMissingError
+from tqconvert.errors import ConfigError, ToolMissingError
 from tqconvert.runtime.process import HINTS, output_of, require_program
 
 MEMORY_PER_JOB = 3 << 29
@@ -50,7 +49,10 @@ class Cpu:
 
 
 def find_toolchain(env: Mapping[str, str]) -> Toolchain:
-    """The programs that a build will use. Raises ToolMissingError with what to install."""
+    """The programs that a build will use.
+
+    Raises ToolMissingError with what to install, ConfigError for a CC or CXX that is no program.
+    """
     cmake = require_program(env, "cmake")
     cc = _compiler(env, "CC", "cc", "gcc", "clang")
     cxx = _compiler(env, "CXX", "c++", "g++", "clang++")
@@ -72,15 +74,18 @@ def find_toolchain(env: Mapping[str, str]) -> Toolchain:
 
 
 def _compiler(env: Mapping[str, str], variable: str, *names: str) -> str:
-    """The compiler that cmake would choose: the variable's, else the usual names."""
-    given = shlex.split(env.get(variable, ""))
+    """The compiler that the variable names, else the first of the usual ones."""
+    given = env.get(variable, "").strip()
     if not given:
         return require_program(env, *names)
-    found = shutil.which(given[0], path=env.get("PATH"))
-    if found is None:
-        raise ToolMissingError(
-            f"{given[0]}: not on PATH (named by {variable})", hint=HINTS[names[0]]
+    found = shutil.which(given, path=env.get("PATH"))
+    if found is None and len(given.split()) > 1:
+        raise ConfigError(
+            f"{variable}={given}: more than the name of a program",
+            hint=f"flags belong in {'CFLAGS' if variable == 'CC' else 'CXXFLAGS'}; ccache is used unasked",
         )
+    if found is None:
+        raise ToolMissingError(f"{given}: not on PATH (named by {variable})", hint=HINTS[names[0]])
     return os.path.abspath(found)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tqconvert.errors import NotFoundError, StorageError
+from tqconvert.errors import NotFoundError, StorageError, UsageError
 
 COPY_STEP = 16 << 20
 _FALLOC_FL_COLLAPSE_RANGE = 0x08  # linux/falloc.h
@@ -57,6 +57,13 @@ def require_readable(path: Path) -> None:
         raise NotFoundError(f"{path}: no such file")
     if refused:
         raise StorageError(f"{path}: this user may not read it")
+
+
+def require_text(path: Path) -> None:
+    """Raise as `require_readable` does, and UsageError for a folder."""
+    require_readable(path)
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder (expected a text file)")
 
 
 def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:

@@ -82,7 +82,7 @@ def balance(
     missing, 6 refused: balanced already, a model that it cannot be done to, OUT
     exists, 7 locked, 9 disk.
     """  # noqa: D301 - \b keeps Typer from joining lines
-    from tqconvert.fs import require_readable
+    from tqconvert.fs import require_readable, require_text
     from tqconvert.turbo.balanceplan import plan_balance
     from tqconvert.turbo.fold import apply_balance
 
@@ -95,6 +95,7 @@ def balance(
     measured = None
     if calibrate:
         # What would be refused anyway is refused before minutes of measuring.
+        require_text(calibrate)
         plan_balance(file, output, replace=yes, exact=exact)
         measured = _measure(file, calibrate, runtime, out, n_chunks=chunks)
     elif stats:

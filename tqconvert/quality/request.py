@@ -7,7 +7,7 @@ from typing import Any
 
 from tqconvert.digest import digest_path
 from tqconvert.errors import NotFoundError, UsageError
-from tqconvert.fs import require_readable
+from tqconvert.fs import require_text
 from tqconvert.gguf.tags import BALANCE
 from tqconvert.kv.pairs import Pair
 from tqconvert.quality.base import (
@@ -42,7 +42,7 @@ def prepare(setup: Setup, asked: Asked, *, default: str | None) -> tuple[Subject
 
     Raises NotFoundError, UsageError and what reading a header raises.
     """
-    require_readable(setup.text)
+    require_text(setup.text)
     subject = open_subject(asked.model)
     require_context(setup.n_ctx, subject.layout.n_ctx_train)
     _require_text(setup, subject)

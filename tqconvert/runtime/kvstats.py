@@ -4,7 +4,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from tqconvert.errors import MeasureFailedError, NotFoundError
+from tqconvert.errors import MeasureFailedError
+from tqconvert.fs import require_text
 from tqconvert.runtime.locate import Runtime
 from tqconvert.runtime.process import end_group, start_group
 
@@ -20,10 +21,9 @@ def measure_kv(
     """Run the model over the text and write the statistics to `output`, as JSON.
 
     However this ends, the program has ended before. Raises NotFoundError for a missing text or
-    program, MeasureFailedError with the last lines of the program that failed.
+    program, UsageError for a folder, MeasureFailedError with the last lines of the program that failed.
     """
-    if not text.is_file():
-        raise NotFoundError(f"{text}: no such file")
+    require_text(text)
     argv = [str(runtime.program(PROGRAM)), "-m", str(model), "-f", str(text), "-o", str(output)]
     argv += ["-c", str(N_CTX)]
     argv += ["--chunks", str(n_chunks)] if n_chunks else []

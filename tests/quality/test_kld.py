@@ -237,14 +237,17 @@ def test_interrupted_it_ends_the_program_and_removes_the_base(
     assert leftovers(tmp_path) == []
 
 
-def test_what_a_killed_process_left_is_swept(kld: Run, tmp_path: Path) -> None:
-    """A folder of a process that is gone; that of a living one stays."""
-    cache = tmp_path / "cache" / "quality"
-    gone, mine = cache / "base-999999999-x", cache / f"base-{os.getppid()}-x"
-    for folder in (gone, mine):
-        folder.mkdir(parents=True)
-        (folder / "logits").write_bytes(b"x")
-    assert kld("--no-floor", "--pair", "q4_0/q4_0")[0] == 0
+@pytest.mark.parametrize("where", ["cache/quality", "mine"])
+def test_what_a_killed_process_left_is_swept(where: str, kld: Run, tmp_path: Path) -> None:
+    """A folder of a process that is gone, in the cache or beside --base; that of a living one stays."""
+    folder = tmp_path / where
+    names = (f".tqconvert-base-{pid}-x" for pid in (999999999, os.getpid()))
+    gone, mine = (folder / name for name in names)
+    for left in (gone, mine):
+        left.mkdir(parents=True)
+        (left / "logits").write_bytes(b"x")
+    base = ("--base", folder / "kept") if where == "mine" else ()
+    assert kld("--no-floor", "--pair", "q4_0/q4_0", *base)[0] == 0
     assert not gone.exists()
     assert mine.exists()
 

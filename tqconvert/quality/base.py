@@ -24,7 +24,7 @@ SCHEMA = "tqconvert.quality-base/1"
 MAGIC = b"_logits_"
 SPARE = 256 << 20
 """Bytes that are left free for others."""
-_FOLDER = "base-"
+_FOLDER = ".tqconvert-base-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def plan_base(path: Path | None, cache: Path, key: Key | None, need: int) -> Bas
         raise StorageError(f"{folder}: no such folder (expected for the base {path.name})")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _sweep(cache)
+        _sweep(folder)
         free = free_bytes(folder)
     except OSError as e:
         raise storage_error(e, folder) from e
@@ -161,11 +161,11 @@ def _require_same(path: Path, key: Key) -> None:
     check_base(path)
 
 
-def _sweep(cache: Path) -> None:
-    """Remove what a killed process left in our cache."""
+def _sweep(where: Path) -> None:
+    """Remove what killed processes left."""
     import psutil
 
-    for folder in cache.glob(f"{_FOLDER}*-*"):
+    for folder in where.glob(f"{_FOLDER}*-*"):
         pid = folder.name.removeprefix(_FOLDER).partition("-")[0]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)

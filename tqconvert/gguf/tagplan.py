@@ -20,6 +20,7 @@ _EDIT_WHY = "the page is there already"
 _INTERRUPTED_WHY = "an interrupted run left a page in front of the whole original"
 _REFLINK_WHY = "the file system shares data between files"
 _COPY_WHY = "the file system has neither range insertion nor reflinks"
+_NEW_COPY_WHY = "the file system cannot share data between files"
 
 
 class TagPlan(NamedTuple):
@@ -164,7 +165,9 @@ def new_file_method(found: Found, target: Path) -> tuple[Method, str]:
     same_disk = found.stamp.device == target.parent.stat().st_dev
     if same_disk and fs.can_clone(target.parent):
         return "reflink", _REFLINK_WHY
-    return "copy", _COPY_WHY if same_disk else "the new file is on another file system"
+    if not same_disk:
+        return "copy", "the new file is on another file system"
+    return "copy", _COPY_WHY if target == found.path else _NEW_COPY_WHY
 
 
 def _steps(method: Method, found: Found, target: Path, n_page: int) -> tuple[str, ...]:

@@ -83,7 +83,7 @@ def run(
     models = {"none": gemma()}
     for balance in dict.fromkeys(c.balance for c in cases):
         if balance != "none":
-            models[balance] = _balanced(balance, prose, work)
+            models[balance] = _balanced(balance, prose, work, runtime.folder)
     rows: dict[str, Row] = {}
     floor: Row | None = None
     ppl_base = 0.0
@@ -93,7 +93,7 @@ def run(
         document = tqconvert_json(
             "quality", "kld", model, "--reference", gemma(), "--text", text, "--ctx", N_CTX,
             "--chunks", n_chunks, "--threads", N_THREADS, "--base", work / "base", *pairs,
-            *(["--no-floor"] if floor else []),
+            "--runtime", runtime.folder, *(["--no-floor"] if floor else []),
         )  # fmt: skip
         keep(balance, document)
         floor = floor or document["floor"]
@@ -112,9 +112,9 @@ def run(
     return [Table(title, head, tuple(lines), missed, _stretches(cases, rows))]
 
 
-def _balanced(balance: str, prose: Path, work: Path) -> Path:
+def _balanced(balance: str, prose: Path, work: Path, runtime: Path) -> Path:
     out = work / f"{balance}.gguf"
-    extra = ["--calibrate", prose] if balance == "calibrated" else []
+    extra = ["--calibrate", prose, "--runtime", runtime] if balance == "calibrated" else []
     print(f"  balancing, {balance} ...", file=sys.stderr, flush=True)
     tqconvert_json("balance", gemma(), "-o", out, *extra)
     return out

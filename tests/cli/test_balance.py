@@ -199,6 +199,8 @@ def test_a_model_with_attention_sinks_keeps_its_mean(
         (("--stats", "a", "--calibrate", "b"), 2, "give one of them"),
         (("--no-mean",), 2, "only a calibration knows the mean"),
         (("--stats", "/nowhere.json"), 5, "no such file"),
+        (("--calibrate", "/nowhere.txt"), 5, "no such file"),
+        (("--calibrate", "/"), 2, "is a folder"),
     ],
 )
 def test_bad_options(

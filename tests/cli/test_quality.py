@@ -54,6 +54,7 @@ def test_ppl_of_several_pairs(fake: Fake, model: Path, text: Path, run_cli: Run)
         (["--ctx", "8k"], 2, "trained for 4096"),
         (["--ctx", "4k"], 2, "fewer than two contexts"),
         (["--chunks", "0"], 2, ""),
+        (["--text", "/"], 2, "is a folder"),
         (["--runtime", "/nowhere"], 5, "no llama-perplexity"),
     ],
 )

@@ -41,7 +41,8 @@ def main(argv: Sequence[str]) -> int:
             try:
                 rows += module.run(Path(work))
             except TqError as e:
-                print(f"{name}: {e.message}\n  hint: {e.hint}", file=sys.stderr)
+                hint = f"\n  hint: {e.hint}" if e.hint else ""
+                print(f"{name}: {e.message}{hint}", file=sys.stderr)
                 failed = True
     print(render(rows))
     return 0 if all(r.ok for r in rows) and not failed else 1

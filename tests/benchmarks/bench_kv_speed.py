@@ -11,6 +11,7 @@ import json
 import re
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from tests.benchmarks.rows import Table, gemma
@@ -41,6 +42,9 @@ def run(_work: Path, *, rounds: int = ROUNDS, depth: int = DEPTH) -> list[Table]
     tables = [_op_table(runtime, OP_BARS, rounds)]
     if portable := portable_with("test-backend-ops"):
         tables.append(_op_table(portable, PORTABLE_BARS, rounds, " (AVX2)"))
+    else:
+        note = "AVX2 alone: not measured (tqconvert ollama-build build --cpu portable, then make runtime)"
+        tables[0] = replace(tables[0], notes=(note,))
     return [*tables, _model_table(runtime, rounds, depth)]
 
 

@@ -15,6 +15,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Literal, get_args
 
+from tqconvert.errors import NotFoundError
+
 PACKAGE = "debian-handbook"
 PAGES_AT = Path("usr/share/doc/debian-handbook/html/en-US")
 LICENSES_AT = Path("/usr/share/common-licenses")
@@ -48,7 +50,7 @@ _DROPPED = frozenset(("script", "style", "head", "title"))
 _NAVIGATION = "docnav"
 
 
-class CorpusError(RuntimeError):
+class CorpusError(NotFoundError):
     """A text cannot be made on this machine; the message says what is missing."""
 
 

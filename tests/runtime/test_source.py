@@ -17,6 +17,8 @@ from tqconvert.errors import (
     LockedError,
     NetworkError,
     NotFoundError,
+    StorageError,
+    ToolMissingError,
     UsageError,
 )
 from tqconvert.runtime import source
@@ -208,6 +210,8 @@ def pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (package / "__main__.py").write_text(
         "import os, shutil, sys\n"
         "folder = sys.argv[sys.argv.index('--dest') + 1]\n"
+        "if 'FULL' in os.environ:\n"
+        "    sys.exit('ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device')\n"
         "if 'PIP_INDEX_URL' not in os.environ:\n"
         "    sys.exit('ERROR: No matching distribution found for ' + sys.argv[-1])\n"
         f"shutil.copy(os.environ['PIP_INDEX_URL'], folder + '/{source.PINNED_FILE}')\n"
@@ -233,12 +237,20 @@ def test_the_pinned_sdist_is_fetched_once(
 
 
 def test_a_fetch_that_fails(pinned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told in pip's own words; --offline forbids it; another file's digest is told, and nothing kept."""
+    """Told in pip's own words; a full disk, no pip, --offline; another file's digest; nothing is kept."""
     cache = tmp_path / "cache"
     with pytest.raises(NetworkError, match="No matching distribution"):
         open_source("sdist", cache, os.environ)
     with pytest.raises(NetworkError, match="--offline forbids"):
         opened("sdist", cache)
+    with pytest.raises(StorageError, match="No space left"):
+        open_source("sdist", cache, {**os.environ, "FULL": "1"})
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(ToolMissingError, match="pip: not installed"),
+    ):
+        patch.setattr("importlib.util.find_spec", lambda _: None)
+        open_source("sdist", cache, os.environ)
     other = tmp_path / "other.tar.gz"
     shutil.copy(pinned, other)
     with other.open("ab") as f:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from golden.turbo import make as golden
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tqconvert.errors import UsageError
@@ -110,6 +110,7 @@ def test_pack_and_unpack_are_inverse(name):
 
 
 @pytest.mark.parametrize("name", TYPES)
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), exponent=st.integers(-25, 25))
 def test_scaling_by_a_power_of_two_changes_only_the_gain(name, seed, exponent):
     """Codes depend on the direction alone."""

@@ -145,6 +145,7 @@ struct Node {
         GGML_ASSERT(q->type == GGML_TYPE_F32 && q->nb[0] == sizeof(float) && q->ne[0] == DK);
         GGML_ASSERT(k->nb[0] == ggml_type_size(k->type) && v->nb[0] == ggml_type_size(v->type)); // contiguous rows
         GGML_ASSERT(DK % ggml_blck_size(k->type) == 0 && DV % ggml_blck_size(v->type) == 0);
+        GGML_ASSERT(ggml_get_type_traits_cpu(k->type)->vec_dot && (v->type == GGML_TYPE_F32 || ggml_get_type_traits(v->type)->to_float));
         GGML_ASSERT(v->ne[1] == positions && v->ne[2] == kv_heads && v->ne[3] == k->ne[3]);
         GGML_ASSERT(kv_heads > 0 && heads % kv_heads == 0 && k->ne[3] > 0 && batch % k->ne[3] == 0);
         GGML_ASSERT(out->type == GGML_TYPE_F32 && out->nb[0] == sizeof(float));
@@ -220,8 +221,8 @@ private:
 // ---- memory
 
 struct Arena {
-    char * base;
-    size_t used = 0;
+    uintptr_t base; // 0 to measure, which on a null pointer would be undefined
+    size_t    used = 0;
     template <typename T> T * take(int64_t n) {
         T * p = (T *) (base + used);
         used += ((size_t) n*sizeof(T) + 63)/64*64;
@@ -268,13 +269,13 @@ struct Shared {
 };
 
 size_t scratch_size(const Node & n) {
-    Arena a { nullptr };
+    Arena a { 0 };
     Scratch scratch(a, n);
     return a.used;
 }
 
 size_t shared_size(const Node & n) {
-    Arena a { nullptr };
+    Arena a { 0 };
     Shared shared(a, n);
     return a.used;
 }
@@ -369,9 +370,13 @@ bool soften(const Node & n, float * x, const float * bias, float slope, int np, 
             lane[l] = lane[l] > x[p + l] ? lane[l] : x[p + l];
         }
     }
-    const float top = *std::max_element(lane, lane + 16);
+    float top = *std::max_element(lane, lane + 16);
     if (top == -INFINITY) {
-        return false;
+        // The maximum passes over what is not a number; that must show and is no hidden position.
+        if (std::none_of(x, x + np, [](float a) { return std::isnan(a); })) {
+            return false;
+        }
+        top = 0;
     }
     if (top > m) {
         const float shrink = expf(m - top);
@@ -463,7 +468,7 @@ void attend(const Node & n, const Unit & u, const Scratch & w, const char * q) {
 void compute(const Node & n, const ggml_compute_params * params) {
     const size_t mine = scratch_size(n);
     // The work buffer need not be aligned; one cache line of slack is planned for.
-    char * base = (char *) (((uintptr_t) params->wdata + 63)/64*64);
+    const uintptr_t base = ((uintptr_t) params->wdata + 63)/64*64;
     GGML_ASSERT(params->wsize >= 64 + shared_size(n) + mine*params->nth);
     Arena common { base }, own { base + shared_size(n) + mine*params->ith };
     const Shared  shared(common, n);
@@ -562,7 +567,7 @@ bool ggml_turbo_compute_forward(const ggml_compute_params * params, ggml_tensor 
 }
 
 size_t ggml_turbo_work_size(const ggml_tensor * node, int n_tasks) {
-    if (!is_ours(node)) {
+    if (!is_ours(node) || ggml_is_empty(node)) {
         return 0;
     }
     const Node n(node);

@@ -30,6 +30,7 @@ namespace turbo {
 constexpr int   TILE = 64; // positions
 constexpr int   WEIGHT_MAX = 16383;
 constexpr float GAIN_UNIT  = 1.0f/GGML_TURBO_GAIN;
+constexpr float NO_PEAK    = 1e-30f; // below it WEIGHT_MAX/peak leaves the floats; beside the row's largest weight it is nothing
 
 // Row p of n; rows past the end repeat the last one, their gain is zero.
 inline const char * row_at(const char * rows, size_t stride, int p, int n) {
@@ -68,7 +69,7 @@ inline float weights(const float * p, const float * gain, int16_t * w) {
         std::fill(w, w + TILE, (int16_t) 0);
         return NAN;
     }
-    const float to_int = peak > 0 ? WEIGHT_MAX/peak : 0.0f;
+    const float to_int = peak > NO_PEAK ? WEIGHT_MAX/peak : 0.0f;
     for (int i = 0; i < TILE; i++) {
         w[i] = (int16_t) (x[i]*to_int + 0.5f);
     }

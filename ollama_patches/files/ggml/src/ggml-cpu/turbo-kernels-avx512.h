@@ -319,7 +319,7 @@ inline void add_values_row(float * O, const ValueTile & tile, const float * P) {
     float unit = peak/WEIGHT_MAX;
     if (!std::isfinite(_mm512_reduce_add_ps(total))) {
         unit = NAN;
-    } else if (peak == 0) {
+    } else if (peak <= NO_PEAK) {
         return;
     }
     const __m512 to_int = _mm512_set1_ps(WEIGHT_MAX/peak);

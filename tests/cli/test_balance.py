@@ -120,10 +120,12 @@ def test_rows_and_their_rounding(run_cli: Cli, tmp_path: Path, out: Path) -> Non
 
 
 def test_statistics_of_a_file(run_cli: Cli, file: Path, out: Path, stats: Path) -> None:
-    """D from what was measured and K's mean, or D alone."""
-    code, text, _ = run_cli("balance", file, "-o", out, "--stats", stats)
+    """D from what was measured and K's mean, or D alone; a text of few tokens is warned of."""
+    n_tokens = json.loads(stats.read_text())["n_tokens"]
+    code, text, err = run_cli("balance", file, "-o", out, "--stats", stats)
     assert code == 0
-    assert "  calibrated, 4 tensors" in text
+    assert f"  calibrated on {n_tokens} tokens, 4 tensors" in text
+    assert f"warning: {n_tokens} tokens are few to calibrate on (expected 2048)" in err
     assert "  with the mean of K, 256 values" in text
     header = read_header(out)
     assert header.text("turboquant.balance") == "calibrated"

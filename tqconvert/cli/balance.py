@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 _SEEN = 1e-7
 """Rounding that is worth a line: more than that of f32."""
 
+_FEW_TOKENS = 2048
+"""One chunk: with fewer, factors follow the text more than the model."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
@@ -102,9 +105,11 @@ def balance(
         from tqconvert.turbo.kvstats import read_stats
 
         measured = read_stats(stats)
+    if measured and measured.n_tokens < _FEW_TOKENS:
+        out.warn(f"{measured.n_tokens} tokens are few to calibrate on (expected {_FEW_TOKENS})")
     plan = plan_balance(file, output, replace=yes, stats=measured, mean=not no_mean, exact=exact)
     result = None if dry_run else apply_balance(plan, progress=out.progress())
-    out.result(_document(plan, result, measured), _text(plan, result), str(plan.target))
+    out.result(_document(plan, result, measured), _text(plan, result, measured), str(plan.target))
 
 
 def _measure(
@@ -166,8 +171,10 @@ def _document(
     }
 
 
-def _text(plan: "BalancePlan", result: "BalanceResult | None") -> str:
-    source = "from the weights" if plan.mode == "weights" else "calibrated"
+def _text(
+    plan: "BalancePlan", result: "BalanceResult | None", stats: "KvStats | None"
+) -> str:  # fmt: skip
+    source = f"calibrated on {stats.n_tokens} tokens" if stats else "from the weights"
     where = " and ".join({"norms": "norm weights", "rows": "rows"}[fold] for fold in plan.folds)
     done = f"balanced by {result.method}" if result else f"would be balanced by {plan.method}"
     lines = [f"{plan.target}: {done}: {plan.why}"]

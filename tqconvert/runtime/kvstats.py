@@ -36,7 +36,8 @@ def measure_kv(
         finally:
             end_group(process)
     if process.returncode or not output.exists():
-        last = log.decode("utf-8", "replace").strip().splitlines()[-_TOLD_LINES:]
+        last = log.decode("utf-8", "replace").strip().splitlines()[-_TOLD_LINES:] or ["nothing"]
         raise MeasureFailedError(
-            f"{PROGRAM} ended with {process.returncode}: {' / '.join(line.strip() for line in last)}"
+            f"{PROGRAM} ended with {process.returncode}: {' / '.join(line.strip() for line in last)}",
+            hint=f"a longer text: {N_CTX} tokens and more" if "too short" in last[-1] else None,
         )

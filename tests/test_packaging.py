@@ -32,7 +32,7 @@ def test_install_without_extras(tmp_path: Path) -> None:
     (wheel,) = wheels.glob("tqconvert-*.whl")
     with zipfile.ZipFile(wheel) as z:
         names = z.namelist()
-    assert "tqconvert/py.typed" in names
+    assert {"tqconvert/py.typed", "tqconvert/ollama_patches/llama.cpp/series"} <= set(names)
     assert {n.split("/")[0].split("-")[0] for n in names} == {"tqconvert"}
 
     run(sys.executable, "-m", "venv", tmp_path / "venv")

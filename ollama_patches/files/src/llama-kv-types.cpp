@@ -104,7 +104,7 @@ static std::string kv_mean_unusable(const llama_model & model) {
     if (llama_kv_is_latent(model)) {
         return "K is V as well (MLA)";
     }
-    if (model.hparams.attn_soft_cap) {
+    if (model.hparams.attn_soft_cap || model.arch == LLM_ARCH_GROK) { // Grok's graph has a cap of its own
         return "logits of attention are capped";
     }
     if (model.split_mode() == LLAMA_SPLIT_MODE_TENSOR) {
@@ -163,8 +163,6 @@ thread_local llama_kv_types * llama_kv_types::current = nullptr;
 
 llama_kv_types::llama_kv_types(const llama_model & model, llama_context_params & params) :
     model(model), outer(current) {
-    current = this;
-
     // vocabularies have no layers, and no cache will be made
     if (model.hparams.vocab_only || model.hparams.n_layer_all == 0) {
         params.type_k = params.type_k == LLAMA_KV_TYPE_FROM_MODEL ? GGML_TYPE_F16 : params.type_k;
@@ -210,6 +208,7 @@ llama_kv_types::llama_kv_types(const llama_model & model, llama_context_params &
         LLAMA_LOG_INFO("llama_context: K is stored without its mean in %d layers (%s)\n",
                 (int) centred, LLAMA_KV_KEY_K_MEAN);
     }
+    current = this; // last, as no destructor would undo it if something above threw
 }
 
 llama_kv_types::~llama_kv_types() {
@@ -220,14 +219,19 @@ const llama_kv_types * llama_kv_types::current_for(const llama_model & model, co
     return current && &current->model == &model && &model.hparams == &hparams ? current : nullptr;
 }
 
+// Heads of indexers have a size of their own, which no check has compared with a turbo block.
+static ggml_type kv_type_elsewhere(const llama_model & model, const llama_hparams & hparams, ggml_type type) {
+    return &model.hparams != &hparams && llama_kv_type_is_turbo(type) ? GGML_TYPE_F16 : type;
+}
+
 ggml_type llama_kv_types::of_k(const llama_model & model, const llama_hparams & hparams, uint32_t il, ggml_type fallback) {
     const auto * types = current_for(model, hparams);
-    return types && il < types->types_k.size() ? types->types_k[il] : fallback;
+    return types && il < types->types_k.size() ? types->types_k[il] : kv_type_elsewhere(model, hparams, fallback);
 }
 
 ggml_type llama_kv_types::of_v(const llama_model & model, const llama_hparams & hparams, uint32_t il, ggml_type fallback) {
     const auto * types = current_for(model, hparams);
-    return types && il < types->types_v.size() ? types->types_v[il] : fallback;
+    return types && il < types->types_v.size() ? types->types_v[il] : kv_type_elsewhere(model, hparams, fallback);
 }
 
 std::vector<float> llama_kv_types::mean_of_k(const llama_model & model, const llama_hparams & hparams, uint32_t il) {

@@ -36,7 +36,7 @@ public:
     bool ok() const { return usable; }
 
     // Type for a layer of the cache being made; fallback if it is not one of the model's main caches.
-    // hparams tells these from indexers' caches, which are made with a changed copy.
+    // hparams tells these from indexers' caches, which are made with a changed copy and never get a turbo type.
     static ggml_type of_k(const llama_model & model, const llama_hparams & hparams, uint32_t il, ggml_type fallback);
     static ggml_type of_v(const llama_model & model, const llama_hparams & hparams, uint32_t il, ggml_type fallback);
 
@@ -48,7 +48,7 @@ private:
 
     bool usable = false;
 
-    std::vector<ggml_type> types_k; // by layer; empty where one type goes for all
+    std::vector<ggml_type> types_k; // by layer; empty where no cache will be made
     std::vector<ggml_type> types_v;
 
     std::vector<std::vector<float>> k_mean; // by layer; empty where there is none

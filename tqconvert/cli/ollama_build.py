@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 def build(
     target: Annotated[
-        str, typer.Option(metavar="TARGET", help="What to build: llama.cpp.")
+        # Named: Typer 0.27 takes the metavar's case where metavar and parameter have the same name.
+        str,
+        typer.Option("--target", metavar="TARGET", help="What to build: llama.cpp."),
     ] = "llama.cpp",
     source: Annotated[
         str,

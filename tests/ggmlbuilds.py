@@ -124,10 +124,9 @@ def build(name: str, plant: Callable[[Path], None] | None = None) -> tuple[str, 
     work = CACHE / "ggml-tests" / (key if plant is None else f"{key}-planted")
     program = work / "build" / "test-turbo"
     done = work / "done"
-    if plant is not None:
+    if plant is not None or not done.exists():
+        # What was killed on its way may be another checkout's: cmake would not go on with it.
         shutil.rmtree(work, ignore_errors=True)
-    if not done.exists():
-        shutil.rmtree(work / "tree", ignore_errors=True)
         copy_files(
             source.root,
             [p for p in source.files if p.startswith(("ggml/", "tests/"))],

@@ -57,6 +57,20 @@ class PatchError(TqError):
         self.files = files
 
 
+class GitFailedError(TqError):
+    """`git` refused what it was asked for; the message holds its last line."""
+
+    exit_code = 1
+    kind = "git_failed"
+
+
+class ConflictError(TqError):
+    """Patches do not go onto a base; the state of git that was left can be gone on with."""
+
+    exit_code = 3
+    kind = "conflict"
+
+
 class BuildFailedError(TqError):
     """The source does not configure or compile; the message holds the first error of the log."""
 
@@ -124,6 +138,12 @@ class BadSeriesError(IntegrityError):
     """A series of patches is not of the form that it must have."""
 
     kind = "bad_series"
+
+
+class BadPatchError(IntegrityError):
+    """A patch is not a text diff that may be applied."""
+
+    kind = "bad_patch"
 
 
 class NotFoundError(TqError):

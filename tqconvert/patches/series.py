@@ -132,22 +132,26 @@ def parse_series(text: str, name: str = "series") -> tuple[Entry, ...]:
 
 def read_series(folder: Path, scope: Scope = Scope.ALL) -> Series:
     """What of `ollama_patches` in `folder` goes onto a tree. Raises NotFoundError, BadSeriesError."""
-    patches = folder / "llama.cpp"
-    path = patches / "series"
+    steps = read_steps(folder / "llama.cpp", scope)
+    return Series(steps, tuple(read_new_files(folder / "files", scope)), scope)
+
+
+def read_steps(folder: Path, scope: Scope = Scope.ALL) -> tuple[tuple[Patch, ...], ...]:
+    """Per line of the series in `folder` its alternatives. Raises NotFoundError, BadSeriesError."""
+    path = folder / "series"
     try:
-        entries = parse_series(path.read_text("utf-8"), str(path))
-        steps = [
-            tuple(Patch(name, (patches / name).read_bytes()) for name in entry.alternatives)
-            for entry in entries
+        steps = tuple(
+            tuple(Patch(name, (folder / name).read_bytes()) for name in entry.alternatives)
+            for entry in parse_series(path.read_text("utf-8"), str(path))
             if entry.ggml or scope is Scope.ALL
-        ]
+        )
     except FileNotFoundError as e:
         raise NotFoundError(f"{e.filename}: no such file (named by {path})") from None
     except UnicodeDecodeError:
         raise BadSeriesError(f"{path}: not UTF-8") from None
     for patch in (p for step in steps for p in step):
         _require_paths(patch.name, patch.files)
-    return Series(tuple(steps), tuple(_new_files(folder / "files", scope)), scope)
+    return steps
 
 
 def _require_paths(name: str, paths: tuple[str, ...]) -> None:
@@ -159,7 +163,8 @@ def _require_paths(name: str, paths: tuple[str, ...]) -> None:
             raise BadSeriesError(f"{name}: {path} is outside of the tree")
 
 
-def _new_files(folder: Path, scope: Scope) -> Iterable[NewFile]:
+def read_new_files(folder: Path, scope: Scope = Scope.ALL) -> Iterable[NewFile]:
+    """The new files below `folder`, which is laid out as the tree that they go into."""
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
         wanted = scope is Scope.ALL or relative.parts[0] in GGML_FOLDERS

@@ -1,0 +1,94 @@
+"""The `git` program, deaf to the user's configuration, hooks and environment.
+
+Found by an absolute path, never from the current folder; a repository above the given folder is not
+seen. Settings that change what patches mean (`apply.whitespace`, `core.autocrlf`, `diff.noprefix`, hooks,
+signing) are fixed here.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from tqconvert.errors import GitFailedError, ToolMissingError
+
+OLDEST = (2, 38)
+"""`merge-tree --write-tree` came with it."""
+
+_SETTINGS = (
+    "core.autocrlf=false", "core.eol=lf", "core.safecrlf=false", "core.hooksPath=/dev/null",
+    "core.fsmonitor=false", "core.attributesFile=/dev/null", "core.excludesFile=/dev/null",
+    "core.quotePath=true", "core.abbrev=auto",
+    "commit.gpgsign=false", "tag.gpgsign=false", "gc.auto=0", "maintenance.auto=false",
+    "apply.whitespace=nowarn", "apply.ignoreWhitespace=no", "am.threeWay=false", "am.keepcr=false",
+    "mailinfo.scissors=false", "diff.noprefix=false", "diff.mnemonicPrefix=false", "diff.renames=true",
+    "diff.algorithm=myers", "diff.external=", "diff.suppressBlankEmpty=false", "diff.context=3",
+    "format.signature=", "format.attach=", "format.headers=", "format.subjectPrefix=PATCH",
+    "user.useConfigOnly=false", "advice.detachedHead=false", "merge.renames=false",
+)  # fmt: skip
+
+
+class Git:
+    """`git` in one folder."""
+
+    def __init__(self, folder: Path, env: Mapping[str, str], *, ceiling: bool = True) -> None:
+        """Raises ToolMissingError. `ceiling` hides repositories above `folder`."""
+        program = shutil.which("git", path=env.get("PATH"))
+        if program is None:
+            raise ToolMissingError(
+                "git: not on PATH", hint="apt-get install git, or: brew install git"
+            )
+        self.folder = folder.absolute()
+        self._command = [os.path.abspath(program), *(x for s in _SETTINGS for x in ("-c", s))]
+        kept = {k: v for k, v in env.items() if not k.startswith("GIT_")}
+        self.env = {
+            **kept, "LC_ALL": "C", "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "GIT_PAGER": "cat",
+        }  # fmt: skip
+        if ceiling:
+            self.env["GIT_CEILING_DIRECTORIES"] = str(self.folder.parent.resolve())
+
+    def run(
+        self, *args: str, data: bytes | None = None, env: Mapping[str, str] | None = None
+    ) -> "subprocess.CompletedProcess[bytes]":
+        """Run a git command, whatever it answers."""
+        try:
+            return subprocess.run(
+                [*self._command, *args], cwd=self.folder, env={**self.env, **(env or {})},
+                input=data if data is not None else b"", capture_output=True, check=False,
+            )  # fmt: skip
+        except OSError as e:
+            raise ToolMissingError(f"git: does not run in {self.folder} ({e.strerror})") from e
+
+    def bytes_of(
+        self, *args: str, data: bytes | None = None, env: Mapping[str, str] | None = None
+    ) -> bytes:
+        """What a command prints that must succeed. Raises GitFailedError."""
+        done = self.run(*args, data=data, env=env)
+        if done.returncode:
+            raise failed(args, done)
+        return done.stdout
+
+    def text_of(
+        self, *args: str, data: bytes | None = None, env: Mapping[str, str] | None = None
+    ) -> str:
+        """The same as text, without the last line end."""
+        return os.fsdecode(self.bytes_of(*args, data=data, env=env)).rstrip("\n")
+
+    def version(self) -> tuple[int, ...]:
+        """Version as numbers. Raises ToolMissingError if it is older than OLDEST."""
+        text = self.text_of("--version")
+        found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
+        numbers = tuple(int(x) for x in found.groups() if x) if found else (0,)
+        if numbers < OLDEST:
+            needed = ".".join(map(str, OLDEST))
+            raise ToolMissingError(f"{text}: too old (expected {needed} or newer)")
+        return numbers
+
+
+def failed(args: tuple[str, ...], done: "subprocess.CompletedProcess[bytes]") -> GitFailedError:
+    """The error that a failing command becomes."""
+    said = done.stderr.decode("utf-8", "replace").strip() or f"ended with {done.returncode}"
+    return GitFailedError(f"git {args[0]}: {said.splitlines()[-1][:300]}")

@@ -1,0 +1,126 @@
+"""Where the files of llama.cpp lie in a tree: as they are, or as Ollama's legacy releases vendor them.
+
+The vendored copies hold a part of llama.cpp only; which part, two rsync filters in the tree say
+(`Makefile.sync`, target `sync`, of Ollama v0.17.1 to v0.24.0). A change of any other file has no place there.
+"""
+
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+GGML = "ml/backend/ggml/ggml"
+LLAMA = "llama/llama.cpp"
+FILTER = ".rsync-filter"
+
+
+class Layout(Protocol):
+    """Path in llama.cpp -> path in a tree."""
+
+    def locate(self, path: str) -> str | None:
+        """Where the file lies in the tree, None where the tree does not carry it."""
+
+
+class Plain:
+    """A tree of its own: every path is what it is."""
+
+    def locate(self, path: str) -> str | None:
+        """The path itself."""
+        return path
+
+
+class Vendored:
+    """An Ollama tree of the legacy generation."""
+
+    def __init__(self, root: Path) -> None:
+        self._filters = {
+            GGML: read_filter(root / GGML / FILTER),
+            LLAMA: read_filter(root / LLAMA / FILTER),
+        }
+
+    def locate(self, path: str) -> str | None:
+        """Where the file is vendored, None if the filters leave it out."""
+        top, _, rest = path.partition("/")
+        folder, inner = (GGML, rest) if top == "ggml" and rest else (LLAMA, path)
+        return f"{folder}/{inner}" if _passes(self._filters[folder], inner) else None
+
+    def own(self, path: str) -> bool:
+        """Whether the filters protect the vendored file as Ollama's own (`*.go`, `*-embed.*`)."""
+        for folder, rules in self._filters.items():
+            if path.startswith(f"{folder}/"):
+                name = path.rpartition("/")[2]
+                return any(r.keeps and r.pattern.fullmatch(name) for r in rules)
+        return True
+
+
+class Rule(NamedTuple):
+    """One line of an rsync filter."""
+
+    sends: bool
+    keeps: bool
+    """`protect`: speaks of the receiving side alone."""
+    pattern: re.Pattern[str]
+    anchored: bool
+    depth: int
+    """How many names of a path's end an unanchored pattern is compared with."""
+    folders: bool
+    """Whether it matches folders only."""
+
+
+@lru_cache(8)
+def read_filter(path: Path) -> tuple[Rule, ...]:
+    """The rules of a filter file; without the file everything passes."""
+    try:
+        text = path.read_text("utf-8", "replace")
+    except OSError:
+        return ()
+    return parse_filter(text)
+
+
+def parse_filter(text: str) -> tuple[Rule, ...]:
+    """The rules of a filter, in order; of rsync's language what Ollama's filters use."""
+    rules = []
+    for line in text.splitlines():
+        verb, _, pattern = line.strip().partition(" ")
+        if verb in ("include", "+", "hide", "H", "exclude", "-", "show", "S", "protect", "P"):
+            rules.append(
+                Rule(
+                    sends=verb in ("include", "+", "show", "S"),
+                    keeps=verb in ("protect", "P"),
+                    pattern=_compile(pattern.strip("/")),
+                    anchored=pattern.startswith("/"),
+                    depth=pattern.strip("/").count("/") + 1,
+                    folders=pattern.endswith("/"),
+                )
+            )
+    return tuple(rules)
+
+
+_WILD = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    parts = re.findall(r"\*\*|\*|\?|\[[^\]]+\]|.", pattern)
+    return re.compile("".join(_WILD.get(p) or (p if len(p) > 1 else re.escape(p)) for p in parts))
+
+
+def _passes(rules: tuple[Rule, ...], path: str) -> bool:
+    """Whether the file and every folder above it is sent: the first rule that matches decides."""
+    parts = path.split("/")
+    for depth in range(1, len(parts) + 1):
+        name = "/".join(parts[:depth])
+        for rule in rules:
+            if rule.keeps or (rule.folders and depth == len(parts)):
+                continue
+            if _matches(rule, name):
+                if not rule.sends:
+                    return False
+                break
+    return True
+
+
+def _matches(rule: Rule, name: str) -> bool:
+    if rule.anchored:
+        return rule.pattern.fullmatch(name) is not None
+    tail = "/".join(name.split("/")[-rule.depth :])
+    return rule.pattern.fullmatch(tail) is not None

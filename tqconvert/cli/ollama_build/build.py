@@ -1,4 +1,4 @@
-"""`tqconvert ollama-build`: patched runtimes, built from source."""
+"""`ollama-build build` and `whatis`: patched runtimes, built from source."""
 
 import os
 from pathlib import Path
@@ -215,12 +215,4 @@ def _about(build: "Build") -> str:
     return table(rows, indent=2)
 
 
-def register(app: typer.Typer) -> None:
-    """Add `ollama-build`."""
-    group = typer.Typer(
-        help="Build patched runtimes from source.", no_args_is_help=True, rich_markup_mode=None
-    )
-    for command in (build, whatis):
-        short = (command.__doc__ or "").partition("\n")[0]
-        group.command(command.__name__, short_help=short)(command)
-    app.add_typer(group, name="ollama-build")
+COMMANDS = (build, whatis)

@@ -1,0 +1,42 @@
+"""Options that mean the same in every command of the patch queue."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from tqconvert.patches.queue import Queue
+
+TreeArg = Annotated[
+    Path, typer.Argument(metavar="[TREE]", help="An Ollama or llama.cpp source tree.")
+]
+OllamaOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--ollama", metavar="DIR", help="For a llama.cpp TREE: the Ollama whose patches come first."
+    ),
+]
+PatchesOpt = Annotated[
+    Path | None,
+    typer.Option("--patches", metavar="DIR", help="Patches to use instead of tqconvert's own."),
+]
+GgmlOnlyOpt = Annotated[
+    bool, typer.Option("--ggml-only", help="The types and their tests alone, for older trees.")
+]
+
+
+def open_queue(
+    tree: Path, ollama: Path | None, patches: Path | None, *, ggml_only: bool = False
+) -> "Queue":
+    """The queue of the tree that the user names. Raises NotFoundError, BadSeriesError, BadPatchError."""
+    from tqconvert.patches.checkout import find_checkout
+    from tqconvert.patches.queue import read_queue
+    from tqconvert.patches.series import Scope, find_patches
+
+    return read_queue(
+        find_checkout(tree.expanduser()),
+        patches.expanduser().absolute() if patches else find_patches(),
+        ollama=find_checkout(ollama.expanduser()) if ollama else None,
+        scope=Scope.GGML if ggml_only else None,
+    )

@@ -112,7 +112,7 @@ def build(name: str, plant: Callable[[Path], None] | None = None) -> tuple[str, 
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed")
     source = open_source(str(fetch_base(variant.base)), CACHE, _ENV)
-    patched = plan_patched(source.root, read_series(find_patches(), Scope.GGML), _ENV)
+    patched = plan_patched(source.root, read_series(find_patches(), Scope.GGML))
     compiler = subprocess.run(
         [variant.tools[0] if variant.tools else "c++", "--version"],
         capture_output=True, text=True, check=True,

@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from tqconvert.errors import NotFoundError
+from tqconvert.errors import BadPatchError, NotFoundError
 from tqconvert.patches.checkout import Checkout, Generation
 from tqconvert.patches.diff import FileDiff, Hunk, parse_diffs
 from tqconvert.patches.layout import Layout, Plain
@@ -100,7 +100,10 @@ class Queue(NamedTuple):
 @lru_cache(256)
 def diffs_of(patch: Patch) -> tuple[FileDiff, ...]:
     """The diffs of a patch file. Raises BadPatchError."""
-    return parse_diffs(patch.data, patch.name)
+    found = parse_diffs(patch.data, patch.name)
+    if not found:
+        raise BadPatchError(f"{patch.name}: changes no file (expected `diff --git a/PATH b/PATH`)")
+    return found
 
 
 def locate_diffs(diffs: Iterable[FileDiff], layout: Layout) -> Located:

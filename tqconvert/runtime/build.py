@@ -135,7 +135,7 @@ def plan_build(request: Request, *, note: Callable[[str], None] = lambda _: None
     }  # fmt: skip
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     existing = open_build(runtimes_folder(request.cache) / name)
-    patched = None if existing else plan_patched(source.root, series, request.env)
+    patched = None if existing else plan_patched(source.root, series)
     return BuildPlan(
         request, source, series, toolchain, cpu, flags, name, existing, patched
     )  # fmt: skip

@@ -146,6 +146,12 @@ class BadPatchError(IntegrityError):
     kind = "bad_patch"
 
 
+class BadLockError(IntegrityError):
+    """A lock of releases is not of the form that it must have."""
+
+    kind = "bad_lock"
+
+
 class NotFoundError(TqError):
     """A file, model, tag or key is missing."""
 

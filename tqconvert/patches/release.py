@@ -86,22 +86,25 @@ class ReleaseLock(NamedTuple):
     @property
     def tags(self) -> tuple[str, ...]:
         """All tags, oldest first."""
-        return tuple(tag for group in self.releases for tag in group.tags)
+        return tuple(sorted((t for g in self.releases for t in g.tags), key=tag_order))
 
     @property
     def title(self) -> str:
         """The releases for people: `v0.17.1 to v0.19.0`."""
-        tags = [t for t in self.tags if "-rc" not in t] or list(self.tags)
-        if not tags:
-            return "unnamed"
-        return tags[0] if len(tags) == 1 else f"{tags[0]} to {tags[-1]}"
+        first, last = self._ends
+        return first if first == last else f"{first} to {last}"
 
     @property
     def file_name(self) -> str:
         """The name that `find_lock` looks for."""
-        tags = [t for t in self.tags if "-rc" not in t] or list(self.tags) or ["unnamed"]
-        ends = "_".join(dict.fromkeys((tags[0], tags[-1])))
-        return f"{ends}.{self.series[:8]}{SUFFIX}"
+        return f"{'_'.join(dict.fromkeys(self._ends))}.{self.series[:8]}{SUFFIX}"
+
+    @property
+    def _ends(self) -> tuple[str, str]:
+        tags = self.tags or ("unnamed",)
+        finished = [t for t in tags if "-rc" not in t] or tags
+        # The last may be a candidate of a release that is not out yet.
+        return finished[0], max(finished[-1], tags[-1], key=tag_order)
 
 
 class Nearest(NamedTuple):
@@ -110,6 +113,13 @@ class Nearest(NamedTuple):
     lock: ReleaseLock
     equal: int
     """Patches with equal bytes."""
+
+
+def tag_order(tag: str) -> tuple[tuple[int, ...], int, str]:
+    """Sorts tags by age: candidates before their release."""
+    numbers, candidate, count = tag.removeprefix("v").partition("-rc")
+    parts = tuple(int(n) for n in numbers.split(".") if n.isdecimal())
+    return parts, int(count) if candidate and count.isdecimal() else 1 << 30, tag
 
 
 def series_id(digests: Iterable[str]) -> str:
@@ -154,7 +164,9 @@ def all_locks(folder: Path, generation: Generation) -> Iterator[ReleaseLock]:
 
 def _paths(folder: Path, generation: Generation, suffix: str) -> list[Path]:
     found = (folder / generation / UPSTREAM).glob(f"*{suffix}")
-    return sorted(found, key=lambda p: ([int(n) for n in re.findall(r"\d+", p.name.split("_")[0].split("-rc")[0])[:3]], p.name))
+    return sorted(
+        found, key=lambda p: (tag_order(re.split(r"_|\.[0-9a-f]{8}\.", p.name)[0]), p.name)
+    )
 
 
 def read_lock(path: Path) -> ReleaseLock:
@@ -230,7 +242,8 @@ def render_json(document: Mapping[str, Any]) -> str:
 
 
 def _one_line(found: "re.Match[str]") -> str:
-    return f"[{re.sub(r',\s+', ', ', found[1])}]"
+    row = re.sub(r",\s+", ", ", found[1])
+    return f"[{row}]"
 
 
 def read_listing(folder: Path, lock: ReleaseLock) -> dict[str, str] | None:

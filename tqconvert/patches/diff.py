@@ -12,10 +12,14 @@ from typing import NamedTuple
 
 from tqconvert.errors import BadPatchError
 
-_HUNK = re.compile(rb"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
+_HUNK = re.compile(rb"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@")
 _INDEX = re.compile(rb"index ([0-9a-f]{7,40})\.\.([0-9a-f]{7,40})(?: (\d{6}))?$")
+_CRLF = re.compile(rb"^diff --git .*\r$", re.MULTILINE)
 _ESCAPES = {"a": 7, "b": 8, "t": 9, "n": 10, "v": 11, "f": 12, "r": 13, '"': 34, "\\": 92}
 _FILE_MODES = ("100644", "100755")
+_GIT_FOLDER = re.compile(r"(?i)(?:\.git|git~\d+)(?:[. ]*|:.*)")
+"""Names that some file system takes for `.git`."""
+_NO_END = b"\\ No newline at end of file"
 
 
 class Hunk(NamedTuple):
@@ -77,12 +81,13 @@ def parse_diffs(data: bytes, name: str) -> tuple[FileDiff, ...]:
 
     Raises BadPatchError, which names the line.
     """
-    if b"\r\ndiff --git " in data or b"\r\n@@ -" in data:
+    if found := _CRLF.search(data):
+        line = data.count(b"\n", 0, found.start()) + 1
         raise BadPatchError(
-            f"{name}: has CRLF line ends (expected LF: a diff of a CRLF file has them in hunks only)",
+            f"{name}:{line}: CRLF line end (expected LF: a diff of a CRLF file has them in hunks only)",
             hint=f"convert it: sed -i 's/\\r$//' {name}, and keep it so with `*.patch -text`",
         )
-    return tuple(_Parser(data.split(b"\n"), name).diffs())
+    return tuple(_Parser(data, name).diffs())
 
 
 def split_header(data: bytes) -> tuple[bytes, bytes]:
@@ -93,14 +98,33 @@ def split_header(data: bytes) -> tuple[bytes, bytes]:
     return (head + b"\n", b"diff --git " + rest) if found else (data, b"")
 
 
+class _Head:
+    """What stands between `diff --git` and the first hunk."""
+
+    def __init__(self, old: str, new: str) -> None:
+        self.old, self.new = old, new
+        self.ids: tuple[str | None, str | None] = (None, None)
+        self.modes: tuple[str | None, str | None] = (None, None)
+        self.made = self.gone = self.moved = False
+
+
 class _Parser:
-    def __init__(self, lines: list[bytes], name: str) -> None:
-        self.lines, self.name, self.at = lines, name, 0
+    def __init__(self, data: bytes, name: str) -> None:
+        self.lines, self.name, self.at = data.split(b"\n"), name, 0
+        self.cut = bool(self.lines[-1])
+        """Whether the last line lacks its end."""
+        if not self.cut:
+            self.lines.pop()
 
     def diffs(self) -> Iterator[FileDiff]:
         while self.at < len(self.lines):
-            if self.lines[self.at].startswith(b"diff --git "):
+            line = self.lines[self.at]
+            if line.startswith(b"diff --git "):
                 yield self._diff()
+            elif line.startswith(b"@@ -"):
+                raise self._error(
+                    "a hunk that changes no file (expected `diff --git a/PATH b/PATH` above)"
+                )
             else:
                 self.at += 1
 
@@ -108,54 +132,59 @@ class _Parser:
         return BadPatchError(f"{self.name}:{self.at + 1}: {text}")
 
     def _diff(self) -> FileDiff:
-        start = self.at
-        old, new = self._names(self.lines[start][len(b"diff --git ") :])
-        ids: tuple[str | None, str | None] = (None, None)
-        modes: list[str | None] = [None, None]
+        head = _Head(*self._names(self.lines[self.at][len(b"diff --git ") :]))
         hunks: list[Hunk] = []
-        made = gone = moved = False
         self.at += 1
         while self.at < len(self.lines):
             line = self.lines[self.at]
             if line.startswith(b"@@ -"):
                 hunks.append(self._hunk())
                 continue
-            if line.startswith((b"diff --git ", b"-- ")) or hunks:
-                break
-            if m := _INDEX.match(line):
-                ids = (m[1].decode(), m[2].decode())
-                if m[3]:
-                    modes = [self._mode(m[3]), self._mode(m[3])]
-            elif line.startswith(b"new file mode "):
-                made, modes[1] = True, self._mode(line[14:])
-            elif line.startswith(b"deleted file mode "):
-                gone, modes[0] = True, self._mode(line[18:])
-            elif line.startswith(b"old mode "):
-                modes[0] = self._mode(line[9:])
-            elif line.startswith(b"new mode "):
-                modes[1] = self._mode(line[9:])
-            elif line.startswith(b"rename from "):
-                moved, old = True, self._path(line[12:])
-            elif line.startswith(b"rename to "):
-                moved, new = True, self._path(line[10:])
-            elif line.startswith(b"--- "):
-                self._same(line[4:], b"a/", old, absent=made)
-            elif line.startswith(b"+++ "):
-                self._same(line[4:], b"b/", new, absent=gone)
-            elif line.startswith((b"GIT binary patch", b"Binary files ")):
-                raise self._error("binary patches are refused (expected text that can be read)")
-            elif line.startswith((b"copy from ", b"copy to ")):
-                raise self._error("copies are refused (expected a new file with all its lines)")
-            elif not line.startswith((b"similarity index ", b"dissimilarity index ")) and line:
+            if hunks or not self._take(line, head):
                 break
             self.at += 1
-        if old != new and not moved:
-            raise self._error(f"{old} and {new} differ without a rename")
-        if not hunks and not made and not gone and not moved and modes[0] == modes[1]:
-            raise self._error(f"{new}: no hunk (expected @@ lines after its header)")
-        return FileDiff(
-            None if made else old, None if gone else new, *ids, modes[0], modes[1], tuple(hunks)
-        )
+        if hunks and line[:1] in (b"+", b"-", b" ", b"\\") and line not in (b"-- ", b"--"):
+            raise self._error("the hunk has more lines than its header says")
+        old, new = None if head.made else head.old, None if head.gone else head.new
+        if head.old != head.new and not head.moved:
+            raise self._error(f"{head.old} and {head.new} differ without a rename")
+        if head.made + head.gone + head.moved > 1:
+            raise self._error(f"{head.new}: made, removed, renamed: one at a time")
+        if (head.made and any(h.old for h in hunks)) or (head.gone and any(h.new for h in hunks)):
+            raise self._error(f"{head.new}: lines of a file that is not there")
+        changed = old != new or head.modes[0] != head.modes[1]
+        if not hunks and not changed:
+            raise self._error(f"{head.new}: no hunk (expected @@ lines after its header)")
+        return FileDiff(old, new, *head.ids, *head.modes, tuple(hunks))
+
+    def _take(self, line: bytes, head: "_Head") -> bool:
+        """Read a line between `diff --git` and the first hunk; whether it is one."""
+        word, _, rest = line.partition(b" ")
+        if m := _INDEX.match(line):
+            head.ids = (m[1].decode(), m[2].decode())
+            if m[3]:
+                head.modes = (self._mode(m[3]), self._mode(m[3]))
+        elif line.startswith((b"new file mode ", b"new mode ")):
+            head.made = head.made or word + rest[:4] == b"newfile"
+            head.modes = (head.modes[0], self._mode(line.rpartition(b" ")[2]))
+        elif line.startswith((b"deleted file mode ", b"old mode ")):
+            head.gone = head.gone or word == b"deleted"
+            head.modes = (self._mode(line.rpartition(b" ")[2]), head.modes[1])
+        elif line.startswith(b"rename from "):
+            head.moved, head.old = True, self._path(line[12:])
+        elif line.startswith(b"rename to "):
+            head.moved, head.new = True, self._path(line[10:])
+        elif word == b"---":
+            self._same(rest, b"a/", head.old, absent=head.made)
+        elif word == b"+++":
+            self._same(rest, b"b/", head.new, absent=head.gone)
+        elif line.startswith((b"GIT binary patch", b"Binary files ")):
+            raise self._error("binary patches are refused (expected text that can be read)")
+        elif line.startswith((b"copy from ", b"copy to ")):
+            raise self._error("copies are refused (expected a new file with all its lines)")
+        else:
+            return line.startswith((b"similarity index ", b"dissimilarity index "))
+        return True
 
     def _names(self, text: bytes) -> tuple[str, str]:
         """Both paths of a `diff --git` line; unquoted ones are equal halves, or named again below."""
@@ -179,7 +208,7 @@ class _Parser:
         parts = path.split("/")
         if "\\" in path or "\0" in path or any(p in ("", ".", "..") for p in parts):
             raise self._error(f"{path!r} is not a path inside of the tree")
-        if any(p.lower() == ".git" for p in parts):
+        if any(_GIT_FOLDER.fullmatch(p) for p in parts):
             raise self._error(f"{path!r} is inside of a .git folder")
         return path
 
@@ -225,17 +254,15 @@ class _Parser:
         left_new = int(m[4]) if m[4] is not None else 1
         counts = (left_old, left_new)
         old, new, removed, added = [], [], [], []
-        trailing, last = 0, b""
+        trailing, last, ended = 0, b"", b""
         self.at += 1
-        while (
-            left_old
-            or left_new
-            or self.lines[self.at : self.at + 1] == [b"\\ No newline at end of file"]
-        ):
+        while left_old or left_new or self.lines[self.at : self.at + 1] == [_NO_END]:
             if self.at >= len(self.lines):
                 raise self._error("the patch ends inside of a hunk")
             line = self.lines[self.at]
             mark, text = line[:1] or b" ", line[1:] + b"\n"
+            if mark != b"\\" and (mark in ended or (self.cut and self.at == len(self.lines) - 1)):
+                raise self._error("a line after the end of the file, or one without its end")
             if mark == b" ":
                 old.append(text)
                 new.append(text)
@@ -248,16 +275,20 @@ class _Parser:
                 new.append(text)
                 added.append(text)
                 left_new, trailing = left_new - 1, 0
-            elif mark == b"\\":
+            elif mark == b"\\" and last:
                 for side, marks in ((old, b" -"), (removed, b"-"), (new, b" +"), (added, b"+")):
-                    if side and last and last in marks:
+                    if last in marks:
                         side[-1] = side[-1].removesuffix(b"\n")
+                ended += {b" ": b" -+", b"-": b" -", b"+": b" +"}[last]
+                mark = b""
             else:
                 raise self._error("not a line of a hunk (expected one of ' ', '-', '+', '\\')")
             if left_old < 0 or left_new < 0:
                 raise self._error("the hunk has more lines than its header says")
             last = mark
             self.at += 1
+        if not removed and not added:
+            raise self._error("a hunk that changes nothing")
         return Hunk(
             int(m[1]), counts[0], int(m[3]), counts[1], b"".join(old), b"".join(new), trailing,
             tuple(removed), tuple(added),

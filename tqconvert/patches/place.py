@@ -89,7 +89,8 @@ class _Image:
         at_end = not hunk.trailing
         if not old:
             at_start = hunk.old_start <= 1
-            return [] if (at_start and data) else [(len(data), self._line_of(len(data)))]
+            line = self._line_of(len(data)) + (not data.endswith(b"\n") and bool(data))
+            return [] if (at_start and data) else [(len(data), line)]
         if hunk.old_start <= 1:
             starts = [0] if data.startswith(old) else []
         elif at_end:

@@ -159,6 +159,13 @@ class NotFoundError(TqError):
     kind = "not_found"
 
 
+class UnknownBaseError(TqError):
+    """A tree is not what patches are made for."""
+
+    exit_code = 5
+    kind = "unknown_base"
+
+
 class RefusedError(TqError):
     """The command would change something it must not; the message names the way that works."""
 

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqconvert.errors import NotFoundError, StorageError, UsageError
@@ -216,6 +216,31 @@ def replace(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> None:
     """Give `src` the name `dst`, atomically, and put the names on the disk."""
     os.replace(src, dst)
     sync_folder(os.path.dirname(os.path.abspath(dst)))
+
+
+def rename(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> None:
+    """Give `src` the name `dst`, atomically; for many files whose operation is on record."""
+    os.replace(src, dst)
+
+
+def make_folders(folder: str | os.PathLike[str]) -> None:
+    """Make the folder and those above it, where they are not there."""
+    os.makedirs(folder, exist_ok=True)
+
+
+def remove_folder(folder: str | os.PathLike[str]) -> None:
+    """Remove the folder if it is there and empty."""
+    with suppress(OSError):
+        os.rmdir(folder)
+
+
+def write_new(path: str | os.PathLike[str], data: bytes, mode: int) -> None:
+    """Write a file that must not be there yet, with permission bits as the umask leaves them."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        write_at(fd, data, 0)
+    finally:
+        os.close(fd)
 
 
 def link(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> None:

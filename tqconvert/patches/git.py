@@ -62,6 +62,13 @@ class Git:
         except OSError as e:
             raise ToolMissingError(f"git: does not run in {self.folder} ({e.strerror})") from e
 
+    def start(self, *args: str) -> "subprocess.Popen[bytes]":
+        """A git command that is asked and answers over pipes."""
+        return subprocess.Popen(
+            [*self._command, *args], cwd=self.folder, env=self.env,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
     def bytes_of(
         self, *args: str, data: bytes | None = None, env: Mapping[str, str] | None = None
     ) -> bytes:

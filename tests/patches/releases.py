@@ -57,6 +57,7 @@ NOT_VENDORED = (
     "src/CMakeLists.txt",
     "README.md",
     "ggml/CMakeLists.txt",
+    "CMakeLists.txt",
 )
 
 
@@ -110,6 +111,7 @@ def added(number: int, name: str, text: str) -> Callable[[bytes], bytes]:
 
 
 BASE: dict[str, bytes] = {
+    "CMakeLists.txt": lines("cmake"),
     "README.md": b"a library\n",
     "ggml/CMakeLists.txt": lines("ggml_cmake"),
     "ggml/include/ggml.h": lines("ggml_h"),

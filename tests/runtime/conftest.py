@@ -19,7 +19,8 @@ TREE = {
 }
 PATCH = (
     "Subject: types\nOrigin: tqconvert\nWhy: test\nDrop-when: never\n\n"
-    "--- a/ggml/include/ggml.h\n+++ b/ggml/include/ggml.h\n@@ -1,3 +1,3 @@\n #pragma once\n"
+    "diff --git a/ggml/include/ggml.h b/ggml/include/ggml.h\n--- a/ggml/include/ggml.h\n"
+    "+++ b/ggml/include/ggml.h\n@@ -1,3 +1,3 @@\n #pragma once\n"
     "-enum { COUNT = 43 };\n+enum { COUNT = 64 };\n int x;\n"
 )
 

@@ -139,7 +139,7 @@ def test_without_the_sdist_a_dry_run_fetches_nothing(workshop, run_cli: Run) -> 
 @pytest.mark.parametrize(
     ("name", "hint"),
     [("cmake", "apt-get install cmake"), ("c++", "apt-get install g++"), ("cc", "apt-get install gcc"),
-     ("git", "apt-get install git"), ("ninja", "apt-get install make ninja-build")],
+     ("ninja", "apt-get install make ninja-build")],
 )  # fmt: skip
 def test_a_missing_tool_is_named(workshop, run_cli: Run, name: str, hint: str) -> None:
     """Exit 8 and what to install, before anything is copied."""
@@ -329,7 +329,8 @@ def test_whatis(workshop, run_cli: Run) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--target", "ollama"], "expected llama.cpp"),
+        (["--target", "vllm"], "expected llama.cpp or ollama"),
+        (["--tag", "v1"], "--target ollama alone"),
         (["--cpu", "fast"], "expected native or portable"),
         (["--cmake-arg", "GGML_X"], "expected NAME=VALUE"),
     ],

@@ -45,7 +45,7 @@ def compile_targets(
     """
     steps.step(0, 0, "cmake")
     _run(job, "configure", _configure(job), steps)
-    present = _targets(job)
+    present = list_targets(job)
     missing = [name for name in required if name not in present]
     if missing:
         raise BuildFailedError(
@@ -53,9 +53,17 @@ def compile_targets(
             hint="--ggml-only builds the types and their tests on trees of any age",
         )
     wanted = (*required, *sorted(name for name in present if optional(name)))
+    if not wanted:
+        return ()
     command = [job.toolchain.cmake, "--build", str(job.build), "--parallel", str(jobs), "--target"]
     _run(job, "compile", [*command, *wanted], steps)
     return wanted
+
+
+def install_component(job: Job, component: str, steps: Steps) -> None:
+    """Install what was built into the prefix that was configured. Raises BuildFailedError."""
+    command = [job.toolchain.cmake, "--install", str(job.build), "--component", component]
+    _run(job, "install", command, steps)
 
 
 def _configure(job: Job) -> list[str]:
@@ -137,7 +145,7 @@ def first_error(text: str) -> str:
     return last[-1].strip()[:500] if last else "nothing was printed"
 
 
-def _targets(job: Job) -> set[str]:
+def list_targets(job: Job) -> set[str]:
     """Names that can be built: what `cmake --build --target help` lists."""
     text = output_of(
         [job.toolchain.cmake, "--build", str(job.build), "--target", "help"], job.env, timeout_s=300

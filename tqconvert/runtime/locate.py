@@ -76,7 +76,7 @@ def open_build(folder: Path) -> Runtime | None:
         return None
     for program in build.programs:
         try:
-            if (folder / "bin" / program.name).stat().st_size != program.bytes:
+            if (folder / program.path).stat().st_size != program.bytes:
                 return None
         except OSError:
             return None

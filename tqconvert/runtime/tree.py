@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -39,22 +39,32 @@ def is_read(path: str) -> bool:
     return not path.endswith((".gguf", ".pyc"))
 
 
-def list_files(root: Path) -> Iterator[str]:
+def is_read_of_ollama(path: str) -> bool:
+    """The same for a tree of Ollama: no tests over the network, no pages, nothing built in the tree."""
+    top, slash, rest = path.partition("/")
+    if top in (".git", ".github", "docs", "integration", "dist", "ollama"):
+        return False
+    if (slash and top == "build") or (top == "llama" and rest.startswith("vendor/")):
+        return False
+    return "/testdata/" not in path and not path.endswith(".pyc")
+
+
+def list_files(root: Path, wanted: Callable[[str], bool] = is_read) -> Iterator[str]:
     """Paths, with slashes, of the files below `root` that a build reads."""
     for folder, names, files in os.walk(root):
         relative = os.path.relpath(folder, root).replace(os.sep, "/")
         prefix = "" if relative == "." else f"{relative}/"
-        names[:] = sorted(n for n in names if is_read(f"{prefix}{n}/"))
-        yield from (prefix + n for n in files if is_read(prefix + n))
+        names[:] = sorted(n for n in names if wanted(f"{prefix}{n}/"))
+        yield from (prefix + n for n in files if wanted(prefix + n))
 
 
-def hash_files(root: Path) -> dict[str, str]:
+def hash_files(root: Path, wanted: Callable[[str], bool] = is_read) -> dict[str, str]:
     """Path -> sha256 of each file that a build reads. Raises StorageError."""
 
     def digest(path: str) -> str:
         return hashlib.sha256((root / path).read_bytes()).hexdigest()
 
-    paths = sorted(list_files(root))
+    paths = sorted(list_files(root, wanted))
     try:
         # Reading and hashing release the lock of the interpreter.
         with ThreadPoolExecutor(4) as pool:
@@ -71,11 +81,15 @@ def tree_id(files: Mapping[str, str]) -> str:
     return total.hexdigest()
 
 
-def changed_id(files: Mapping[str, str], changes: Mapping[str, bytes | None]) -> str:
+def changed_id(
+    files: Mapping[str, str],
+    changes: Mapping[str, bytes | None],
+    wanted: Callable[[str], bool] = is_read,
+) -> str:
     """The id of the tree after the changes (None: the file is removed)."""
     after = dict(files)
     for path, data in changes.items():
-        if not is_read(path):
+        if not wanted(path):
             continue
         if data is None:
             after.pop(path, None)

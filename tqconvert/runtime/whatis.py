@@ -6,7 +6,8 @@ from pathlib import Path
 from tqconvert.digest import digest_path
 from tqconvert.errors import NotFoundError
 from tqconvert.fs import storage_error
-from tqconvert.runtime.manifest import NAME, Build, read_build
+from tqconvert.runtime.embed import find_manifest
+from tqconvert.runtime.manifest import NAME, Build, build_of, read_build
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,22 +17,31 @@ class Identity:
     folder: Path
     build: Build
     changed: tuple[str, ...]
+    embedded: bool = False
+    """Whether the manifest was read from inside of a program that stands alone."""
 
 
 def identify(path: Path) -> Identity:
-    """The build that a program or folder belongs to. Raises NotFoundError, BadManifestError."""
+    """The build that a program or folder belongs to: by the manifest beside it, else by the one inside.
+
+    Raises NotFoundError, BadManifestError, StorageError.
+    """
     if not path.exists():
         raise NotFoundError(f"{path}: no such file or folder")
     start = path.resolve()
     folder = next((p for p in (start, *start.parents[:2]) if (p / NAME).is_file()), None)
     if folder is None:
-        raise NotFoundError(
-            f"{path}: no {NAME} beside it (expected a build of `tqconvert ollama-build build`)"
-        )
+        inner = find_manifest(start) if start.is_file() else None
+        if inner is None:
+            raise NotFoundError(
+                f"{path}: no {NAME} beside it and no manifest inside (expected a build of "
+                "`tqconvert ollama-build build`)"
+            )
+        return Identity(start.parent, build_of(inner, str(path)), (), embedded=True)
     build = read_build(folder)
     changed = []
     for program in build.programs:
-        file = folder / "bin" / program.name
+        file = folder / program.path
         try:
             if not file.is_file() or digest_path(file).hex != program.sha256:
                 changed.append(program.name)

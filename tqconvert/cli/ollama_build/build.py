@@ -6,39 +6,58 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tqconvert.cli.ollama_build.options import PatchesOpt
 from tqconvert.cli.options import DryRunOpt, JsonOpt, OfflineOpt, QuietOpt, settings
 from tqconvert.cli.output import Output, table
 from tqconvert.errors import UsageError
 
 if TYPE_CHECKING:
-    from tqconvert.runtime.build import BuildPlan, Built, Request
+    from tqconvert.runtime.build import BuildPlan, Built
     from tqconvert.runtime.manifest import Build
+    from tqconvert.runtime.request import Request, Target
+
+
+TargetOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--target", metavar="TARGET", help="ollama or llama.cpp.", show_default="told by --source"
+    ),
+]
+CpuOpt = Annotated[
+    str,
+    typer.Option(metavar="KIND", help="native, or portable: any processor of this architecture."),
+]
 
 
 def build(
-    target: Annotated[
-        # Named: Typer 0.27 takes the metavar's case where metavar and parameter have the same name.
-        str,
-        typer.Option("--target", metavar="TARGET", help="What to build: llama.cpp."),
-    ] = "llama.cpp",
+    target: TargetOpt = None,
     source: Annotated[
-        str,
-        typer.Option(metavar="DIR|FILE|sdist", help="A llama.cpp tree, an archive, or `sdist`."),
-    ] = "sdist",
-    cpu: Annotated[
-        str, typer.Option(metavar="KIND", help="native, or portable: AVX2 on x86-64.")
-    ] = "native",
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="A tree, a clone, an archive, an address, or `sdist` (llama.cpp).",
+            show_default="the public address",
+        ),
+    ] = None,
+    tag: Annotated[
+        str | None, typer.Option(metavar="REV", help="Revision of a clone or an address.")
+    ] = None,
+    llama_cpp: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="For Ollama v0.30 and later: llama.cpp's source."),
+    ] = None,
+    cpu: CpuOpt = "native",
     ggml_only: Annotated[
         bool, typer.Option("--ggml-only", help="The types and their tests, on older trees too.")
+    ] = False,
+    stock: Annotated[
+        bool, typer.Option("--stock", help="Ollama without our patches, to compare with.")
     ] = False,
     cmake_arg: Annotated[
         list[str] | None,
         typer.Option("--cmake-arg", metavar="NAME=VALUE", help="Give this to cmake; repeatable."),
     ] = None,
-    patches: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Patches to use instead of tqconvert's own."),
-    ] = None,
+    patches: PatchesOpt = None,
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", metavar="N", min=1, help="Compilers at a time.")
     ] = None,
@@ -47,43 +66,54 @@ def build(
     json: JsonOpt = False,
     quiet: QuietOpt = False,
 ) -> None:
-    """Build llama.cpp with the turbo cache types and the defaults from GGUF tags.
+    """Build Ollama or llama.cpp with the turbo cache types and defaults from tags.
 
-    The source is copied into the cache, patched and compiled there; the tree that
-    you name is only read. `sdist` is the source in llama-cpp-python 0.3.36, which
-    pip fetches once. What was built before is not built again; an interrupted
-    build goes on where it was.
+    The source is copied into the cache, checked, patched and compiled there; the
+    tree that you name is only read. Ollama needs Go and CMake; from v0.30 on it
+    also needs llama.cpp, of the tag that it names. `sdist` is the llama.cpp in
+    llama-cpp-python 0.3.36, which pip fetches once. What was built before is not
+    built again; an interrupted build goes on where it was.
 
     \b
     Examples:
       tqconvert ollama-build build --target llama.cpp --source sdist
-      tqconvert ollama-build build --source ../llama.cpp --jobs 4 --json
+      tqconvert ollama-build build --source ../ollama --tag v0.19.0 --offline
 
     \b
     Writes: the cache folder (`cache` of `tqconvert config show`).
     -q prints the folder of the build.
     Exit codes: 0 built or there already, 1 a patch does not apply or the source
-    does not compile, 2 usage, 4 wrong digest, 5 no such source, 7 somebody else
-    builds it, 8 cmake, git or a compiler is missing, 9 disk, 11 network.
+    does not compile, 2 usage, 4 wrong digest or a tree that is no release, 5 no
+    such source, 7 somebody else builds it, 8 go, cmake, git or a compiler is
+    missing, 9 disk, 11 network.
     """  # noqa: D301 - \b keeps Typer from joining lines
     from tqconvert.patches.series import Scope
-    from tqconvert.runtime.build import TARGET, Request, Variant, apply_build, plan_build
+    from tqconvert.runtime.build import apply_build, plan_build
+    from tqconvert.runtime.request import Request, Target, Variant
     from tqconvert.runtime.toolchain import default_jobs
 
-    if target != TARGET:
-        raise UsageError(f"--target {target}: not known (expected {TARGET})")
+    if target is not None and target not in tuple(Target):
+        raise UsageError(f"--target {target}: not known (expected {' or '.join(Target)})")
     if cpu not in tuple(Variant):
         raise UsageError(f"--cpu {cpu}: not known (expected {' or '.join(Variant)})")
     out = Output("ollama-build.build", json=json, quiet=quiet)
     loaded = settings(offline=offline)
+    chosen = Target(target) if target else _target_of(source)
+    if chosen is Target.LLAMA_CPP and (llama_cpp or stock or tag):
+        given = "--llama-cpp" if llama_cpp else "--stock" if stock else "--tag"
+        raise UsageError(f"{given}: of use with --target ollama alone")
     request = Request(
         source=source,
         cache=loaded.cache,
         env=dict(os.environ),
+        target=chosen,
+        tag=tag,
+        llama_cpp=llama_cpp,
         scope=Scope.GGML if ggml_only else Scope.ALL,
         variant=Variant(cpu),
         cmake_args=tuple(_checked(x) for x in cmake_arg or ()),
         patches=patches.expanduser().absolute() if patches else None,
+        stock=stock,
         offline=loaded.offline,
     )
     if dry_run and _unfetched(request):
@@ -98,6 +128,24 @@ def build(
     out.result(_document(plan, built), _text(plan, built), str(plan.folder))
 
 
+def _target_of(source: str | None) -> "Target":
+    """What a source is, told by what lies in it; without one llama.cpp."""
+    from tqconvert.errors import NotFoundError
+    from tqconvert.patches.checkout import find_checkout
+    from tqconvert.runtime.gitsource import is_url
+    from tqconvert.runtime.request import Target
+
+    if source is None:
+        return Target.LLAMA_CPP
+    if is_url(source):
+        return Target.LLAMA_CPP if "llama.cpp" in source else Target.OLLAMA
+    try:
+        is_ollama = find_checkout(Path(source).expanduser()).is_ollama
+    except NotFoundError:
+        return Target.LLAMA_CPP
+    return Target.OLLAMA if is_ollama else Target.LLAMA_CPP
+
+
 def whatis(
     path: Annotated[
         Path, typer.Argument(metavar="PROGRAM|DIR", help="A program of a build, or its folder.")
@@ -108,7 +156,8 @@ def whatis(
     """Say what a built runtime is made of: source, patches, flags, compiler.
 
     Reads the manifest that `build` left beside the programs, and compares their
-    digests with it.
+    digests with it. A program that was moved away is told by the same manifest
+    inside of it: release, base, every patch by name and sha256, flags, tools.
 
     \b
     Examples:
@@ -125,7 +174,12 @@ def whatis(
 
     found = identify(path)
     build = found.build
-    document = {**build.to_json(), "folder": str(found.folder), "changed": list(found.changed)}
+    document = {
+        **build.to_json(),
+        "folder": str(found.folder),
+        "changed": list(found.changed),
+        "embedded": found.embedded,
+    }
     out = Output("ollama-build.whatis", json=json, quiet=quiet)
     out.result({k: v for k, v in document.items() if k != "schema"}, _about(build), build.id)
     if found.changed:
@@ -142,10 +196,12 @@ def _checked(text: str) -> str:
 
 def _unfetched(request: "Request") -> bool:
     """Whether the plan needs a download, which a dry run must not make."""
+    from tqconvert.runtime.request import Target
     from tqconvert.runtime.source import SDIST, pinned_archive
 
-    is_there = pinned_archive(request.cache).exists()
-    return request.source == SDIST and not is_there and not request.offline
+    if request.target is not Target.LLAMA_CPP or request.offline:
+        return False
+    return request.source in (None, SDIST) and not pinned_archive(request.cache).exists()
 
 
 def _announce_fetch(request: "Request", out: Output) -> None:
@@ -157,33 +213,38 @@ def _announce_fetch(request: "Request", out: Output) -> None:
 
 
 def _going_to(plan: "BuildPlan") -> str:
-    assert plan.patched is not None
+    inputs = plan.inputs
+    upstream = f"{len(inputs.upstream)} of Ollama's patches, " if inputs.upstream else ""
     return (
-        f"building {_source_text(plan)} with {len(plan.patched.patches)} patches and "
-        f"{len(plan.patched.new_files)} new files in {plan.work}"
+        f"building {_source_text(plan)} with {upstream}{len(inputs.patches)} patches and "
+        f"{len(inputs.new_files)} new files in {plan.work}"
     )
 
 
 def _source_text(plan: "BuildPlan") -> str:
-    source = plan.source
-    return f"llama.cpp {source.commit[:9] if source.commit else source.tree[:9]} ({source.name})"
+    source = plan.inputs.source
+    name = f"Ollama {plan.inputs.release or ''}".rstrip() if plan.inputs.go else "llama.cpp"
+    return f"{name} {source.commit[:9] if source.commit else source.tree[:9]} ({source.name})"
 
 
 def _document(plan: "BuildPlan", built: "Built | None") -> dict[str, Any]:
     build = built.runtime.build if built else plan.existing.build if plan.existing else None
-    patched = plan.patched
+    inputs = plan.inputs
     return {
         "dry_run": built is None,
         "fresh": built.fresh if built else plan.existing is None,
         "id": plan.id,
         "folder": str(plan.folder),
+        "target": plan.request.target,
+        "release": inputs.release,
+        "base": inputs.base,
         "source": {
-            "kind": plan.source.kind, "name": plan.source.name, "tree": plan.source.tree,
-            "commit": plan.source.commit,
+            "kind": inputs.source.kind, "name": inputs.source.name, "tree": inputs.source.tree,
+            "commit": inputs.source.commit,
         },
-        "patches": [p.name for p in patched.patches] if patched else
-                   [p.name for p in build.patches] if build else [],
-        "flags": list(plan.flags),
+        "upstream": [p.name for p in inputs.upstream],
+        "patches": [p.name for p in inputs.patches],
+        "flags": list(inputs.flags),
         "build": {k: v for k, v in build.to_json().items() if k != "schema"} if build else None,
     }  # fmt: skip
 
@@ -192,8 +253,12 @@ def _text(plan: "BuildPlan", built: "Built | None") -> str:
     if built is None:
         verb = "is built already in" if plan.existing else "would be built in"
         text = f"{_source_text(plan)} {verb} {plan.folder}"
-        names = [p.name for p in plan.patched.patches] if plan.patched else []
-        return "\n".join([text, *(f"  patch {name} applies" for name in names)])
+        lines = [f"  patch {p.name} applies" for p in plan.inputs.patches]
+        if plan.inputs.upstream:
+            lines.insert(
+                0, f"  {len(plan.inputs.upstream)} patches of Ollama's are in it, unchanged"
+            )
+        return "\n".join([text, *lines])
     build = built.runtime.build
     assert build is not None
     how = f"built in {build.seconds:.0f} s" if built.fresh else "there already"
@@ -203,16 +268,25 @@ def _text(plan: "BuildPlan", built: "Built | None") -> str:
 def _about(build: "Build") -> str:
     """The manifest for people."""
     compiler = f"{build.compiler['cxx']}, {build.compiler['generator']}"
+    if go := build.compiler.get("go"):
+        compiler = f"{go}, {compiler}"
     new = f"{len(build.new_files)} new files"
     names = ", ".join(p.name.removesuffix(".patch") for p in build.patches) or "none"
-    rows = [
-        ("source", f"llama.cpp {build.version}, tree {build.source.tree[:12]}"),
+    name = "Ollama" if build.target == "ollama" else "llama.cpp"
+    rows = [("source", f"{name} {build.release or build.version}, tree {build.source.tree[:12]}")]
+    if build.upstream:
+        rows.append(
+            ("upstream", f"llama.cpp {build.base} with {len(build.upstream)} patches of Ollama's")
+        )
+    if part := build.llama_cpp:
+        rows.append(("llama.cpp", f"{part.source.name}, tree {part.tree[:12]}"))
+    rows += [
         ("patches", f"{names}; {new}; tree {build.tree[:12]}"),
         ("compiler", f"{compiler}, {build.variant}"),
-        ("built", f"{build.date} by {build.tool}"),
+        ("built", f"{build.date} by {build.tool}" if build.date else f"by {build.tool}"),
         ("programs", ", ".join(p.name for p in build.programs)),
     ]
-    return table(rows, indent=2)
+    return table([(k, v) for k, v in rows if v], indent=2)
 
 
 COMMANDS = (build, whatis)

@@ -7,6 +7,13 @@
 #include <math.h>
 #include <string.h>
 
+// What a build puts into its binaries about itself; no part of the source.
+#if defined(__has_include)
+#if __has_include("ggml-turbo-build.h")
+#include "ggml-turbo-build.h"
+#endif
+#endif
+
 static const struct ggml_turbo_code codes[3] = {
     { 2, 66.2110, { -100, -30, 30, 100 } },
     { 3, 52.9337, { -114, -71, -40, -13, 13, 40, 71, 114 } },

@@ -1,10 +1,10 @@
-"""Patches put on a tree as commits of a branch, and taken off again."""
+"""Patches put on a tree as commits of a branch."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tqconvert.errors import ConflictError, RefusedError
+from tqconvert.errors import RefusedError
 from tqconvert.patches.chain import NewCommit, write_commits
 from tqconvert.patches.move import carry_out, contents_of, operation, recover
 from tqconvert.patches.objects import blob_id
@@ -43,6 +43,7 @@ class Applied(NamedTuple):
 
     plan: ApplyPlan
     head: Place
+    """Where HEAD is now."""
     recovered: str | None
     """What became of an operation that had been interrupted."""
 
@@ -111,18 +112,15 @@ def apply_queue(
 ) -> Applied:
     """Put the queue on the tree: one branch, one checkout, or nothing.
 
-    Raises ConflictError where a patch does not go on (`plan_apply` tells all), RefusedError,
-    LockedError, StorageError; then everything is as it was.
+    Where a patch does not go on, the plan tells all conflicts and nothing is written. Raises
+    RefusedError, LockedError, StorageError; then everything is as it was.
     """
     state = State(repo)
     with state.locked(), Blobs(repo.git) as blobs:
         recovered = recover(repo, state)
         plan = plan_apply(repo, queue, blobs, to=to, branch=branch)
-        if plan.stacked.conflicts:
-            names = ", ".join(c.step.name for c in plan.stacked.conflicts)
-            raise ConflictError(f"{repo.root}: do not go on: {names}; nothing was changed")
         require_no_rebase(state)
-        if plan.done:
+        if plan.done or plan.stacked.conflicts:
             return Applied(plan, plan.now.work.head, recovered)
         there = require_safe(repo, plan)
         name = new_id("apply")

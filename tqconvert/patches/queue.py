@@ -85,6 +85,8 @@ class Queue(NamedTuple):
 
     checkout: Checkout
     steps: tuple[Step, ...]
+    source: Checkout | None = None
+    """The Ollama tree whose patches come first."""
 
     @property
     def upstream(self) -> tuple[Step, ...]:
@@ -152,7 +154,7 @@ def read_queue(
         if files:
             steps.append(FilesStep(files, Layer.OLLAMA))
         steps += _ours(folder / checkout.generation / "ollama-go", Layer.OLLAMA)
-    return Queue(checkout, tuple(steps))
+    return Queue(checkout, tuple(steps), source if source.is_ollama else None)
 
 
 def _upstream(source: Checkout) -> list[Step]:

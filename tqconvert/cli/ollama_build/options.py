@@ -32,11 +32,18 @@ def open_queue(
     """The queue of the tree that the user names. Raises NotFoundError, BadSeriesError, BadPatchError."""
     from tqconvert.patches.checkout import find_checkout
     from tqconvert.patches.queue import read_queue
-    from tqconvert.patches.series import Scope, find_patches
+    from tqconvert.patches.series import Scope
 
     return read_queue(
         find_checkout(tree.expanduser()),
-        patches.expanduser().absolute() if patches else find_patches(),
+        patches_folder(patches),
         ollama=find_checkout(ollama.expanduser()) if ollama else None,
         scope=Scope.GGML if ggml_only else None,
     )
+
+
+def patches_folder(patches: Path | None) -> Path:
+    """The folder with our patches and the locks. Raises NotFoundError."""
+    from tqconvert.patches.series import find_patches
+
+    return patches.expanduser().absolute() if patches else find_patches()

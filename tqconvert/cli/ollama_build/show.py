@@ -7,14 +7,176 @@ from typing import Annotated
 
 import typer
 
-from tqconvert.cli.ollama_build.options import TreeArg
+from tqconvert.cli.ollama_build.options import (
+    GgmlOnlyOpt,
+    OllamaOpt,
+    PatchesOpt,
+    TreeArg,
+    open_queue,
+    patches_folder,
+)
 from tqconvert.cli.options import JsonOpt, QuietOpt
-from tqconvert.cli.output import Output
+from tqconvert.cli.output import Output, table
+from tqconvert.errors import UsageError
 
 BaseGitOpt = Annotated[
     Path | None,
     typer.Option("--base-git", metavar="REPO", help="A llama.cpp repository with the base commit."),
 ]
+
+
+def list_(
+    tree: TreeArg = Path(),
+    ollama: OllamaOpt = None,
+    patches: PatchesOpt = None,
+    ggml_only: GgmlOnlyOpt = False,
+    json: JsonOpt = False,
+    quiet: QuietOpt = False,
+) -> None:
+    """List the patches of a tree in their order: Ollama's own, then ours.
+
+    Ollama's are compared with the locks of its releases, by their bytes and by
+    what they change. The tree's sources are not looked at: see `status`.
+
+    \b
+    Examples:
+      tqconvert ollama-build list ../ollama
+      tqconvert ollama-build list ../llama.cpp --ollama ../ollama --json
+
+    \b
+    Writes: nothing.
+    -q prints the names.
+    Exit codes: 0 listed, 2 usage, 4 a patch or a series is not valid, 5 no such
+    tree.
+    """  # noqa: D301 - \b keeps Typer from joining lines
+    from tqconvert.cli.ollama_build.show_text import head_document, head_text
+    from tqconvert.patches.listing import list_patches
+
+    queue = open_queue(tree, ollama, patches, ggml_only=ggml_only)
+    source, rows = list_patches(queue, patches_folder(patches))
+    text = table(
+        [(str(r.number), r.name, str(r.origin), r.remark) for r in rows], right=(0,), indent=2
+    )
+    document = {
+        **head_document(queue, source),
+        "patches": [
+            {
+                "number": r.number, "name": r.name, "id": r.id, "origin": str(r.origin),
+                "sha256": r.sha256, "verdict": r.verdict and str(r.verdict), "files": list(r.files),
+            }
+            for r in rows
+        ],
+    }  # fmt: skip
+    out = Output("ollama-build.list", json=json, quiet=quiet)
+    out.result(document, f"{head_text(queue, source)}\n{text}", [r.name for r in rows])
+
+
+def status(
+    tree: TreeArg = Path(),
+    ollama: OllamaOpt = None,
+    patches: PatchesOpt = None,
+    ggml_only: GgmlOnlyOpt = False,
+    json: JsonOpt = False,
+    quiet: QuietOpt = False,
+) -> None:
+    """Say which patches are in a tree, and what else was changed there.
+
+    The files tell it, no history and no stamp: ours are taken off in memory, the
+    rest is looked up by its hashes. Patches that are not in the tree come with
+    how they would go on. Nothing is written.
+
+    \b
+    Examples:
+      tqconvert ollama-build status ../ollama
+      tqconvert ollama-build status ../llama.cpp --ollama ../ollama --json
+
+    \b
+    Writes: nothing.
+    -q prints the number of applied patches, Ollama's and ours: `34/34 0/8`.
+    Exit codes: 0 as expected, 1 problems, 2 usage, 4 a patch or a lock is not
+    valid, 5 no such tree, or of a release that is not known, 9 unreadable.
+    """  # noqa: D301 - \b keeps Typer from joining lines
+    from tqconvert.cli.ollama_build.show_text import state_document, state_text
+    from tqconvert.patches.findings import exit_code, find_problems
+    from tqconvert.patches.state import read_state
+
+    queue = open_queue(tree, ollama, patches, ggml_only=ggml_only)
+    found = read_state(queue, patches_folder(patches))
+    problems = find_problems(found)
+    counts = [
+        f"{sum(p.applied is True for p in group)}/{len(group)}"
+        for group in (found.upstream, found.ours)
+    ]
+    out = Output("ollama-build.status", json=json, quiet=quiet)
+    out.result(state_document(found, problems), state_text(found, problems), " ".join(counts))
+    if code := exit_code(problems):
+        raise typer.Exit(code)
+
+
+def verify(
+    tree: TreeArg = Path(),
+    ollama: OllamaOpt = None,
+    level: Annotated[
+        int | None,
+        typer.Option("--level", min=0, max=5, metavar="N", help="Look no further than level N."),
+    ] = None,
+    base_git: BaseGitOpt = None,
+    patches: PatchesOpt = None,
+    ggml_only: GgmlOnlyOpt = False,
+    json: JsonOpt = False,
+    quiet: QuietOpt = False,
+) -> None:
+    """Prove that a tree is its release, and our patches in it are ours.
+
+    \b
+    Levels, from 0; by default all that can be done here:
+      0  what git has committed      3  every other vendored file
+      1  ladders of patched files    4  the Metal source that is compiled in
+      2  Ollama's patches taken off  5  llama.cpp itself (--base-git)
+    Each says what it looked at and what it could not look at.
+
+    \b
+    Examples:
+      tqconvert ollama-build verify ../ollama
+      tqconvert ollama-build verify ../ollama --base-git ../llama.cpp --json
+
+    \b
+    Writes: nothing.
+    -q prints the levels that do not hold.
+    Exit codes: 0 all that was looked at holds, 1 something generated is out of
+    date, or there was nothing to look at, 2 usage, 4 bytes are not what they must
+    be, 5 no such tree or commit, or a release that is not known, 8 git is missing.
+    """  # noqa: D301 - \b keeps Typer from joining lines
+    from tqconvert.cli.ollama_build.show_text import (
+        checks_document,
+        checks_text,
+        head_document,
+        head_text,
+    )
+    from tqconvert.patches.state import read_state
+    from tqconvert.patches.verify import exit_code
+    from tqconvert.patches.verify import verify as verify_state
+
+    queue = open_queue(tree, ollama, patches, ggml_only=ggml_only)
+    folder = patches_folder(patches)
+    env = dict(os.environ)
+    commit = None
+    if base_git:
+        from tqconvert.patches.lock import open_base
+
+        if queue.source is None:
+            raise UsageError("--base-git: needs an Ollama tree (--ollama DIR)")
+        commit = open_base(queue.source, base_git.expanduser(), env)
+    found = read_state(queue, folder)
+    checks = verify_state(found, folder, env, level=level, commit=commit)
+    code = exit_code(found, checks)
+    head = head_document(queue, found.source)
+    document = {**head, "ok": code == 0, "checks": checks_document(checks)}
+    text = f"{head_text(queue, found.source)}\n{checks_text(checks)}"
+    out = Output("ollama-build.verify", json=json, quiet=quiet)
+    out.result(document, text, [c.level for c in checks if c.ok is False])
+    if code:
+        raise typer.Exit(code)
 
 
 def lock(
@@ -75,4 +237,4 @@ def lock(
     out.result({"path": str(path), **document}, text, str(path))
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (lock,)
+COMMANDS: tuple[Callable[..., None], ...] = (list_, status, verify, lock)

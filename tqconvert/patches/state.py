@@ -1,0 +1,333 @@
+"""What is in a tree: which patches of Ollama's and of ours, what else was changed. Nothing is written.
+
+Ours are taken off in memory, the newest first; what is left is looked up on the ladders of Ollama's
+patches. Truth is the tree itself: no stamp file, no git history is asked.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tqconvert.patches.files import Files, folder_reader
+from tqconvert.patches.ladder import (
+    Ladder,
+    Located,
+    Position,
+    ladder_of_index_lines,
+    ladder_of_lock,
+    locate,
+)
+from tqconvert.patches.layout import Layout
+from tqconvert.patches.lock import upstream_of
+from tqconvert.patches.origin import Source, compare_patches
+from tqconvert.patches.queue import Origin, Queue, Step
+from tqconvert.patches.series import Patch
+from tqconvert.patches.share import Share, take_share
+from tqconvert.patches.verdict import Verdict
+from tqconvert.patches.walk import FileFit, Fit, StepFit, apply_step
+
+
+class PatchState(NamedTuple):
+    """One patch of the queue."""
+
+    name: str
+    origin: Origin
+    id: str | None
+    """The TQ-Id of ours, the patch id of Ollama's."""
+    applied: bool | None
+    """None: half of it is in, or this kind of tree does not hold it."""
+    verdict: Verdict
+    evidence: str
+    files: tuple[str, ...]
+    """Those that the evidence speaks of."""
+
+
+class TreeState(NamedTuple):
+    """What is in a tree."""
+
+    queue: Queue
+    source: Source | None
+    """What is known of Ollama's patches; None without an Ollama tree."""
+    patches: tuple[PatchState, ...]
+    located: Located
+    """Files of Ollama's patches, ours taken off."""
+    without_ours: Files
+    converted: tuple[str, ...]
+    """Files with CRLF line ends instead of the repository's."""
+    known_base: bool
+    """Whether any file that patches touch is one of the base that the lock names."""
+
+    @property
+    def upstream(self) -> tuple[PatchState, ...]:
+        """Ollama's."""
+        return tuple(p for p in self.patches if p.origin is Origin.OLLAMA)
+
+    @property
+    def ours(self) -> tuple[PatchState, ...]:
+        """What tqconvert adds."""
+        return tuple(p for p in self.patches if p.origin is Origin.OURS)
+
+    @property
+    def edited(self) -> tuple[Position, ...]:
+        """Files with changes that no patch makes, as far as patches touch them."""
+        if not self.known_base:
+            return ()
+        return tuple(p for p in self.located.positions if p.edited or p.missing)
+
+    @property
+    def half(self) -> tuple[PatchState, ...]:
+        """Patches that are in the tree in part."""
+        return tuple(p for p in self.patches if p.verdict is Verdict.HALF)
+
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        """Patches that are not in the tree though later ones are."""
+        found = []
+        for group in (self.upstream, self.ours):
+            last = max((k for k, p in enumerate(group) if p.applied), default=0)
+            found += [p.name for p in group[:last] if p.applied is False]
+        return tuple(found)
+
+
+class TextReader:
+    """Reads files of a folder with the line ends of the repository, and remembers which were converted."""
+
+    def __init__(self, root: Path) -> None:
+        self._read = folder_reader(root)
+        self.converted: set[str] = set()
+
+    def __call__(self, path: str) -> bytes | None:
+        """The file, LF for CRLF if all its lines end in that."""
+        data = self._read(path)
+        if data is None or (plain := with_lf(data)) is data:
+            return data
+        self.converted.add(path)
+        return plain
+
+
+def with_lf(data: bytes) -> bytes:
+    """The same object, unless all lines end in CRLF."""
+    if b"\r\n" not in data or data.count(b"\n") != data.count(b"\r\n"):
+        return data
+    return data.replace(b"\r\n", b"\n")
+
+
+def read_state(queue: Queue, folder: Path) -> TreeState:
+    """What is in the queue's tree, compared with the locks in `ollama_patches` in `folder`.
+
+    Raises BadLockError, BadPatchError, StorageError.
+    """
+    checkout, layout = queue.checkout, queue.checkout.layout
+    reader = TextReader(checkout.root)
+    patches, crlf = lf_patches(queue)
+    source = compare_patches(folder, queue.source, patches) if queue.source else None
+    start = Files(reader)
+    files = start.copy()
+    ours = _take_off(files, queue.ours, layout)
+    steps = tuple(
+        Step((p,), s.origin, s.layer) for s, p in zip(queue.upstream, patches, strict=False)
+    )
+    ladder, complete = _ladder(source, steps)
+    located = locate(files, steps, ladder, layout, complete=complete)
+    states = [
+        *_upstream_states(source, patches, located, held=bool(steps)),
+        *(_our_state(s, t) for s, t in zip(queue.ours, ours, strict=True)),
+    ]
+    found = _with_forward(states, (*steps, *queue.ours), start, layout)
+    converted = tuple(sorted({*reader.converted, *crlf}))
+    queue = queue._replace(steps=(*steps, *queue.ours))
+    return TreeState(
+        queue, source, tuple(found), located, files, converted, _known_base(located, ladder)
+    )
+
+
+def lf_patches(queue: Queue) -> tuple[tuple[Patch, ...], list[str]]:
+    """Ollama's patches with LF line ends, and the paths of those that had others."""
+    if queue.source is None:
+        return (), []
+    found, crlf = [], []
+    top = queue.source.root
+    for patch, path in zip(upstream_of(queue.source), queue.source.upstream_patches(), strict=True):
+        plain = with_lf(patch.data)
+        if plain is not patch.data:
+            crlf.append(path.relative_to(top).as_posix())
+        found.append(Patch(patch.name, plain))
+    return tuple(found), crlf
+
+
+def _ladder(source: Source | None, steps: Sequence[Step]) -> tuple[Ladder, bool]:
+    """The ladder, and whether it holds every file of every patch."""
+    if source is None or not steps:
+        return {}, True
+    if source.lock:
+        return ladder_of_lock(source.lock), not source.lock.unresolved
+    return ladder_of_index_lines(steps), False
+
+
+def _known_base(located: Located, ladder: Ladder) -> bool:
+    if not ladder:
+        return True
+    held = [p for p in located.positions if p.known and not p.missing]
+    return not held or any(p.fits for p in held)
+
+
+class _Taken(NamedTuple):
+    applied: bool | None
+    patch: Patch
+    shares: tuple[Share, ...]
+    """Per file; empty if the whole step is in."""
+    nothing: bool = False
+
+
+def _take_off(files: Files, steps: Sequence[Step], layout: Layout) -> list[_Taken]:
+    """Take steps off, the last first, whole or in part; what they were, in the queue's order."""
+    taken = []
+    for step in reversed(steps):
+        fit = apply_step(files, step, layout, reverse=True)
+        if fit.ok:
+            taken.append(_Taken(True, fit.patch, (), fit.fit is Fit.NOTHING))
+            continue
+        trials = []
+        for patch in step.alternatives:
+            trial = files.copy()
+            diffs = step.located(patch, layout).diffs
+            shares = tuple(take_share(trial, d) for d in reversed(diffs))
+            trials.append((sum(len(s.inside) for s in shares), patch, shares, trial))
+        inside, patch, shares, trial = max(trials, key=lambda t: t[0])
+        if inside:
+            files.take(trial)
+        taken.append(_Taken(None if inside else False, patch, shares[::-1]))
+    return taken[::-1]
+
+
+def _our_state(step: Step, taken: _Taken) -> PatchState:
+    verdict, evidence = Verdict.APPLIED, ""
+    files: tuple[str, ...] = ()
+    if taken.nothing:
+        verdict = Verdict.NOT_VENDORED
+    elif taken.applied is None:
+        differing = [s for s in taken.shares if s.differs]
+        away = [s for s in taken.shares if not s.differs and s.whole is not True]
+        verdict = Verdict.HALF if away else Verdict.MODIFIED
+        evidence = _shares_text(taken.shares) if away else "other content than this installation's"
+        files = tuple(s.path for s in (*away, *differing))
+    elif taken.applied is False:
+        verdict = Verdict.CLEAN
+    return PatchState(
+        step.name, Origin.OURS, tq_id(taken.patch), taken.applied, verdict, evidence, files
+    )
+
+
+def _shares_text(shares: Iterable[Share]) -> str:
+    counts = {True: 0, False: 0, None: 0}
+    for share in shares:
+        counts[share.whole] += 1
+    return f"in {counts[True]} files, not in {counts[False]}, half in {counts[None]}"
+
+
+def tq_id(patch: Patch) -> str | None:
+    """The `TQ-Id` of a patch's header."""
+    head = patch.data[:4096].partition(b"\ndiff --git ")[0]
+    for line in head.splitlines():
+        if line.startswith(b"TQ-Id:"):
+            return line[6:].strip().decode("utf-8", "replace")
+    return None
+
+
+def _upstream_states(
+    source: Source | None, patches: Sequence[Patch], located: Located, *, held: bool
+) -> list[PatchState]:
+    if source is None:
+        return []
+    states = []
+    likely = located.nearest if located.prefix is None else located.prefix
+    for number, (patch, known) in enumerate(zip(patches, source.patches, strict=True), start=1):
+        found = _held(located, number, likely) if held else _Held(None)
+        verdict, evidence = known.verdict, known.evidence
+        if found.half:
+            verdict, evidence = Verdict.HALF, found.half
+        elif not found.carried:
+            verdict = Verdict.NOT_VENDORED
+        elif found.applied is False and verdict not in (Verdict.MODIFIED, Verdict.ADDED):
+            verdict, evidence = Verdict.CLEAN, ""
+        name = patch.name.removesuffix(".patch")
+        states.append(
+            PatchState(name, Origin.OLLAMA, known.id, found.applied, verdict, evidence, found.files)
+        )
+    return states
+
+
+class _Held(NamedTuple):
+    applied: bool | None
+    half: str = ""
+    """For people, if only a part of it is in."""
+    files: tuple[str, ...] = ()
+    carried: bool = True
+
+
+def _held(located: Located, number: int, likely: int) -> _Held:
+    """How much of patch `number` is in; `likely` decides where no file tells."""
+    inside: list[str] = []
+    outside: list[str] = []
+    parts: list[tuple[str, Share]] = []
+    touched = [p for p in located.positions if number in p.touched]
+    for position in touched:
+        share = position.shares.get(number)
+        has = position.has(number)
+        if share and share.half:
+            parts.append((position.path, share))
+        elif has is not None:
+            (inside if has else outside).append(position.path)
+    if parts or (inside and outside):
+        text = f"in {len(inside)} files, not in {len(outside)}"
+        text += "".join(f", {share.text} in {path}" for path, share in parts)
+        fewer = min(inside, outside, key=len)
+        return _Held(None, text, tuple([path for path, _ in parts] + fewer))
+    applied = bool(inside) if inside or outside else number <= likely
+    return _Held(applied, carried=bool(touched))
+
+
+def _with_forward(
+    states: list[PatchState], steps: Sequence[Step], files: Files, layout: Layout
+) -> list[PatchState]:
+    """The states, those that are not in the tree with how they would go on, one onto the other."""
+    if all(s.applied is not False for s in states):
+        return states
+    trial = files.copy()
+    ahead = len(states) - len(steps)
+    found = states[:ahead]
+    open_files: dict[str, str] = {}
+    for state, step in zip(states[ahead:], steps, strict=True):
+        if state.applied is False and state.verdict is Verdict.CLEAN:
+            fit = apply_step(trial, step, layout)
+            state = _forward(state, fit, open_files)  # noqa: PLW2901 - the same, completed
+            if not fit.ok:
+                open_files.update({f.path: state.name for f in fit.files})
+        elif state.applied is None:
+            open_files.update(dict.fromkeys(state.files, state.name))
+        found.append(state)
+    return found
+
+
+def _forward(state: PatchState, fit: StepFit, open_files: Mapping[str, str]) -> PatchState:
+    match fit.fit:
+        case Fit.CLEAN:
+            return state
+        case Fit.NOTHING:
+            return state._replace(verdict=Verdict.NOT_VENDORED)
+        case Fit.OFFSET:
+            moved = [n for f in fit.files for n in f.placement.offsets if n]
+            text = f"{len(moved)} hunks, up to {max(map(abs, moved))} lines"
+            return state._replace(verdict=Verdict.OFFSET, evidence=text)
+        case Fit.CONFLICT:
+            paths = tuple(f.path for f in fit.conflicts)
+            blocker = next((open_files[p] for p in paths if p in open_files), None)
+            if blocker:
+                return state._replace(verdict=Verdict.BLOCKED, evidence=blocker, files=paths)
+            text = "; ".join(_conflict_text(f) for f in fit.conflicts)
+            return state._replace(verdict=Verdict.CONFLICT, evidence=text, files=paths)
+
+
+def _conflict_text(fit: FileFit) -> str:
+    numbers = ", ".join(str(n + 1) for n in fit.placement.failed)
+    return f"{fit.path}: {fit.placement.reason or f'hunk {numbers} has no place'}"

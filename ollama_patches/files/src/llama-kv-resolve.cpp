@@ -79,11 +79,22 @@ bool llama_kv_resolver::refused() const {
     return (k.n_problems && !k.from_tag()) || (v.n_problems && !v.from_tag());
 }
 
+// Trees up to b10068 know no layer of a router.
+template <typename H>
+static auto kv_router_layer(const H & hparams, int) -> decltype(hparams.router_layer) {
+    return hparams.router_layer;
+}
+
+template <typename H>
+static int kv_router_layer(const H &, long) {
+    return -1;
+}
+
 std::vector<ggml_type> llama_kv_resolver::stored(const llama_kv_side & side) const {
     const uint32_t n_trunk = model.hparams.n_layer();
     const bool mtp = params.ctx_type == LLAMA_CONTEXT_TYPE_MTP && n_trunk < n_layer;
     // layers of the draft head are cached by its own context; a model may consist of nothing else
-    const bool split = n_trunk > 0 && model.hparams.router_layer < 0;
+    const bool split = n_trunk > 0 && kv_router_layer(model.hparams, 0) < 0;
 
     std::vector<ggml_type> result;
     for (uint32_t il = 0; il < n_layer; ++il) {

@@ -102,7 +102,9 @@ def plan_commits(fits: Iterable[StepFit], tree: Mapping[str, Entry]) -> tuple[Ne
             if diff.old and diff.old != diff.new:
                 changes[diff.old] = None
             changes[diff.new] = file.placement.data
-            modes[diff.new] = diff.new_mode or old_mode
+            # An `index` line's mode says what the file had, and changes nothing.
+            changed = diff.old is None or diff.old_mode != diff.new_mode
+            modes[diff.new] = (diff.new_mode or old_mode) if changed else old_mode
         if not changes:
             continue
         commits.append(

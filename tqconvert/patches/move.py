@@ -195,11 +195,11 @@ class _Stage:
         fs.make_folders(self.new)
         fs.make_folders(self.old)
         self.changes, self.paths = changes, tuple(changes)
-        converted = has_crlf(self.root, changes)
-        for number, (_, after) in enumerate(changes.values()):
+        converted = {p for p, (before, _) in changes.items() if has_crlf(self.root, p, before)}
+        for number, (path, (before, after)) in enumerate(changes.items()):
             if after is not None:
                 data = contents(after.id)
-                if converted and b"\0" not in data:
+                if path in converted or (before is None and converted and b"\0" not in data):
                     data = plain(data).replace(b"\n", b"\r\n")
                 fs.write_new(
                     self.new / str(number), data, 0o777 if after.mode == "100755" else 0o666
@@ -252,7 +252,7 @@ def _check_index(
         said = done.stderr.decode("utf-8", "replace").strip()
         raise writing_failed("git update-index", said, done.returncode)
     stale = {r.removesuffix(": needs update") for r in os.fsdecode(done.stdout).splitlines()}
-    wrong = sorted(p for p in stale & changes.keys() if not has_crlf(repo.root, {p: changes[p]}, 1))
+    wrong = sorted(p for p in stale & changes.keys() if not has_crlf(repo.root, p, changes[p][1]))
     wrong += os.fsdecode(
         repo.git.bytes_of(
             "diff-index", "--cached", "--name-only", "-z", op.after.oid, "--", env=_own(state)
@@ -279,7 +279,7 @@ def _holds(place: Path, oid: str) -> bool:
 def _prune(root: Path, path: str) -> None:
     """Remove the folders that a file left empty."""
     folder = path.rpartition("/")[0]
-    while folder and not any(os.scandir(root / folder)):
+    while folder and not os.listdir(root / folder):
         fs.remove_folder(root / folder)
         folder = folder.rpartition("/")[0]
 

@@ -3,7 +3,6 @@
 import os
 import stat
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,18 +91,15 @@ def _is_inside(root: Path, folder: str, known: dict[str, bool]) -> bool:
     return known[folder]
 
 
-def has_crlf(root: Path, changes: Mapping[str, Change], side: int = 0) -> bool:
-    """Whether git turned line ends into CRLF when it wrote these files (`core.autocrlf`)."""
-    for path, sides in changes.items():
-        entry = sides[side]
-        if entry is None:
-            continue
-        with suppress(OSError):
-            data = (root / path).read_bytes()
-            return (
-                b"\r\n" in data and blob_id(data) != entry.id and blob_id(plain(data)) == entry.id
-            )
-    return False
+def has_crlf(root: Path, path: str, entry: Entry | None) -> bool:
+    """Whether git turned line ends into CRLF when it wrote the file (`core.autocrlf`)."""
+    if entry is None:
+        return False
+    try:
+        data = (root / path).read_bytes()
+    except OSError:
+        return False
+    return b"\r\n" in data and blob_id(data) != entry.id and blob_id(plain(data)) == entry.id
 
 
 def plain(data: bytes) -> bytes:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.patches.releases import Release, make_legacy, make_modern, make_ours
+from tests.patches.releases import ENV, Release, make_legacy, make_modern, make_ours
+from tqconvert.patches.checkout import find_checkout
+from tqconvert.patches.lock import Sources, compute_lock, open_base
+from tqconvert.patches.lockfile import store_lock
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +52,27 @@ def ours(templates: dict[str, Release | Path], tmp_path: Path) -> Path:
     found = templates["ours"]
     assert isinstance(found, Path)
     return Path(shutil.copytree(found, tmp_path / "ollama_patches"))
+
+
+@pytest.fixture(scope="session")
+def lock_files(
+    templates: dict[str, Release | Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Locks of the made-up releases, of both generations, made with their llama.cpp at hand."""
+    folder = tmp_path_factory.mktemp("locks")
+    for name in ("legacy", "modern"):
+        release = templates[name]
+        assert isinstance(release, Release)
+        checkout = find_checkout(release.ollama)
+        commit = open_base(checkout, release.llama, ENV)
+        (folder / name / "upstream").mkdir(parents=True)
+        computed = compute_lock(checkout, ["v0.99.0"], ENV, Sources(commit))
+        store_lock(computed, folder / name / "upstream")
+    return folder
+
+
+@pytest.fixture
+def locked(ours: Path, lock_files: Path) -> Path:
+    """Our small `ollama_patches` with the locks of both releases."""
+    shutil.copytree(lock_files, ours, dirs_exist_ok=True)
+    return ours

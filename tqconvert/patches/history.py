@@ -22,9 +22,7 @@ class Commit:
     def __init__(self, git: Git, revision: str) -> None:
         """Raises NotFoundError (exit code 5) if the repository lacks the revision."""
         self._git = git
-        done = git.run(
-            "rev-parse", "--verify", "-q", f"{revision}^{{commit}}", f"{revision}^{{tree}}"
-        )
+        done = git.run("rev-parse", f"{revision}^{{commit}}", f"{revision}^{{tree}}")
         ids = done.stdout.decode().split()
         if done.returncode or len(ids) != 2:
             raise NotFoundError(

@@ -144,13 +144,16 @@ def base_fits(lock: ReleaseLock, base: str | None) -> bool:
 
 
 def nearest_lock(folder: Path, checkout: Checkout, digests: Iterable[str]) -> Nearest | None:
-    """The lock that shares most patches with `digests`; of several the newest on the same llama.cpp."""
+    """The lock that shares most patches with `digests`.
+
+    Of several the one on the same llama.cpp, then that with the fewest other patches, then the newest.
+    """
     wanted = set(digests)
-    best: tuple[tuple[int, bool, int], ReleaseLock] | None = None
+    best: tuple[tuple[int, bool, int, int], ReleaseLock] | None = None
     for order, path in enumerate(_paths(folder, checkout.generation, SUFFIX)):
         lock = read_lock(path)
         equal = sum(p.sha256 in wanted for p in lock.patches)
-        rank = (equal, base_fits(lock, checkout.base), order)
+        rank = (equal, base_fits(lock, checkout.base), equal - len(lock.patches), order)
         if best is None or rank > best[0]:
             best = rank, lock
     return Nearest(best[1], best[0][0]) if best else None

@@ -97,7 +97,9 @@ def _release(request: Request) -> str | None:
 def _legacy(request: Request, patches: Path, source: Source, checkout: Checkout) -> Inputs:
     queue = read_queue(checkout, patches)
     files = Files(folder_reader(source.root))
+    _require_release(queue, files, patches)
     used = _complete(queue, files, stock=request.stock)
+    _regenerate(files)
     changes = dict(files.changes())
     header = checkout.layout.locate(C_HEADER)
     ours = used[len(queue.upstream) :]
@@ -174,15 +176,10 @@ def _open_llama_cpp(request: Request, checkout: Checkout, note: Callable[[str], 
 def _complete(queue: Queue, files: Files, *, stock: bool) -> tuple[Patch, ...]:
     """Put on what is missing; the patches that are in afterwards, Ollama's first.
 
-    Raises IntegrityError for a tree that is neither a release nor all of the queue, PatchError.
+    Raises PatchError, UsageError for a stock build of a tree that has ours.
     """
     steps, upstream = list(queue.steps), list(queue.upstream)
     present = next((n for n in (len(steps), len(upstream)) if n and _holds(files, queue, n)), 0)
-    if not present and queue.checkout.generation is Generation.LEGACY:
-        raise IntegrityError(
-            f"{queue.checkout.root}: does not hold its own {len(upstream)} patches as a release does",
-            hint=f"tqconvert ollama-build status {queue.checkout.root}",
-        )
     if stock and present == len(steps) > len(upstream):
         raise UsageError(
             f"{queue.checkout.root}: holds our patches (expected a tree without for --stock)"
@@ -198,6 +195,32 @@ def _holds(files: Files, queue: Queue, count: int) -> bool:
     """Whether the first `count` steps are in the tree: whether they come off one after the other."""
     steps = queue.steps[:count]
     return len(reverse_steps(files.copy(), steps, queue.checkout.layout)) == count
+
+
+def _require_release(queue: Queue, files: Files, patches: Path) -> None:
+    """Raise IntegrityError for a legacy tree that is neither a release nor one with all of the queue."""
+    from tqconvert.patches.findings import find_problems
+    from tqconvert.patches.state import read_state
+
+    if _holds(files, queue, len(queue.steps)) or _holds(files, queue, len(queue.upstream)):
+        return
+    problems = find_problems(read_state(queue, patches))
+    first = problems[0].text if problems else f"{len(queue.upstream)} patches do not come off"
+    more = f" (and {len(problems) - 1} findings more)" if len(problems) > 1 else ""
+    raise IntegrityError(
+        f"{queue.checkout.root}: neither a release nor one with all patches: {first}{more}",
+        hint=f"tqconvert ollama-build status {queue.checkout.root}",
+    )
+
+
+def _regenerate(files: Files) -> None:
+    """Make the Metal source that Go compiles in anew, where its parts have changed."""
+    from tqconvert.patches.embed import RECIPE, make, parse_recipe
+
+    recipe = parse_recipe((files.get(RECIPE) or b"").decode("utf-8", "replace"))
+    made = make(recipe, files.get) if recipe else None
+    if recipe and made is not None and made != files.get(recipe.target):
+        files.put(recipe.target, made)
 
 
 def _new_files(queue: Queue) -> tuple[NewFile, ...]:

@@ -48,3 +48,22 @@ def identify(path: Path) -> Identity:
         except OSError as e:
             raise storage_error(e, file) from e
     return Identity(folder, build, tuple(changed))
+
+
+def release_of(build: Build, patches: Path) -> str | None:
+    """The releases whose patches the build holds, by the locks in `patches`; None if no lock has them."""
+    from tqconvert.patches.checkout import Generation
+    from tqconvert.patches.release import all_locks, series_id
+
+    if not build.upstream:
+        return None
+    wanted = series_id(p.sha256 for p in build.upstream)
+    for generation in (Generation.LEGACY, Generation.MODERN):
+        for lock in all_locks(patches, generation):
+            fits = build.base is None or build.base in (
+                lock.base.tag,
+                (lock.base.commit or "")[: len(build.base)],
+            )
+            if lock.series == wanted and fits:
+                return lock.title
+    return None

@@ -170,18 +170,25 @@ def whatis(
     Exit codes: 0 it is what the manifest says, 1 a program differs from it, 4 not
     a manifest, 5 no manifest there.
     """  # noqa: D301 - \b keeps Typer from joining lines
-    from tqconvert.runtime.whatis import identify
+    from tqconvert.patches.series import find_patches
+    from tqconvert.runtime.whatis import identify, release_of
 
     found = identify(path)
     build = found.build
+    released = release_of(build, find_patches())
     document = {
         **build.to_json(),
         "folder": str(found.folder),
         "changed": list(found.changed),
         "embedded": found.embedded,
+        "as_released": released,
     }
     out = Output("ollama-build.whatis", json=json, quiet=quiet)
-    out.result({k: v for k, v in document.items() if k != "schema"}, _about(build), build.id)
+    text = _about(build)
+    if build.upstream:
+        known = f"as released in {released}" if released else "not those of a known release"
+        text += f"\n  Ollama's {len(build.upstream)} patches: {known}"
+    out.result({k: v for k, v in document.items() if k != "schema"}, text, build.id)
     if found.changed:
         out.warn(f"not what was built: {', '.join(found.changed)}")
         raise typer.Exit(1)

@@ -71,7 +71,7 @@ func FitKVCacheType(text string, gpu bool) (string, error) {
 		if side.Default {
 			*side = plain
 			if lacking(spec.K.Layer(0), spec.V.Layer(0)) == "" {
-				slog.Warn("KV cache type of the model: f16 instead", "reason", reason, "types", spec)
+				slog.Warn("KV cache type of the model: f16 instead", "reason", reason, "k", spec.K.Types(), "v", spec.V.Types())
 				return spec.String(), nil
 			}
 		}

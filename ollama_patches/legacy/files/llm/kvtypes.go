@@ -54,7 +54,7 @@ func chooseKVTypes(f *ggml.GGML, gpus []ml.DeviceInfo, goEngine bool, fa, faUser
 
 	if _, ok := f.KV()[f.KV().Architecture()+".pooling_type"]; ok {
 		// a setting for the whole server must not stop embedding models
-		slog.Warn("embedding models have no typed KV cache: f16", "asked for by", source, "types", choice.spec)
+		slog.Warn("embedding models have no typed KV cache: f16", "k", choice.spec.K.Types(), "v", choice.spec.V.Types(), "asked for by", source)
 		return "", nil
 	}
 
@@ -66,7 +66,7 @@ func chooseKVTypes(f *ggml.GGML, gpus []ml.DeviceInfo, goEngine bool, fa, faUser
 	}
 
 	if reason := flashAttentionOff(f, gpus, *fa, *faUserSet); reason != "" {
-		err := fmt.Errorf("%s needs flash attention: %s", choice.spec, reason)
+		err := fmt.Errorf("K %s, V %s: needs flash attention: %s", choice.spec.K.Types(), choice.spec.V.Types(), reason)
 		if asked != "" {
 			return "", fmt.Errorf("OLLAMA_KV_CACHE_TYPE: %w", err)
 		}
@@ -78,7 +78,7 @@ func chooseKVTypes(f *ggml.GGML, gpus []ml.DeviceInfo, goEngine bool, fa, faUser
 	}
 	*fa, *faUserSet = true, true
 
-	slog.Info("kv cache types", "k", choice.spec.K, "v", choice.spec.V, "asked for by", source)
+	slog.Info("kv cache types", "k", choice.spec.K.Types(), "v", choice.spec.V.Types(), "asked for by", source)
 	return choice.spec.String(), nil
 }
 

@@ -118,8 +118,13 @@ func (s Side) Turbo() bool {
 	return slices.ContainsFunc(s.Names, func(name string) bool { return strings.HasPrefix(name, "turbo") })
 }
 
+// Types returns the names, one or one for each layer.
+func (s Side) Types() string {
+	return strings.Join(s.Names, ",")
+}
+
 func (s Side) String() string {
-	out := strings.Join(s.Names, ",")
+	out := s.Types()
 	if s.Default {
 		out += "?"
 	}

@@ -14,6 +14,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from tests.patches.releases import ENV, GIT
+from tqconvert.patches.diff import FileDiff
 
 Lines = list[bytes]
 NO_END = b"\n\\ No newline at end of file\n"
@@ -58,14 +59,18 @@ def hunks(old: bytes, new: bytes, context: int) -> bytes:
     """The hunks of a unified diff."""
     before, after = split(old), split(new)
     out = []
-    for group in difflib.SequenceMatcher(None, before, after, autojunk=False).get_grouped_opcodes(context):
+    for group in difflib.SequenceMatcher(None, before, after, autojunk=False).get_grouped_opcodes(
+        context
+    ):
         first, last = group[0], group[-1]
         out.append(f"@@ -{_range(first[1], last[2])} +{_range(first[3], last[4])} @@\n".encode())
         for tag, i1, i2, j1, j2 in group:
             if tag == "equal":
                 rows = [(b" ", line) for line in before[i1:i2]]
             else:
-                rows = [(b"-", line) for line in before[i1:i2]] + [(b"+", line) for line in after[j1:j2]]
+                rows = [(b"-", line) for line in before[i1:i2]] + [
+                    (b"+", line) for line in after[j1:j2]
+                ]
             out += [mark + (line if line.endswith(b"\n") else line + NO_END) for mark, line in rows]
     return b"".join(out)
 
@@ -105,6 +110,15 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(old, new, target, draw(st.sampled_from([1, 3, 3, 2, 0])), lie)
 
 
+def git_joins_lines(diff: FileDiff) -> bool:
+    """Whether a hunk's last old line has no end.
+
+    git compares such a line with the beginning of one, and then writes the new line over it
+    without an end (apply.c, match_fragment): the next line is glued to it. We take the file's end only.
+    """
+    return any(h.old and not h.old.endswith(b"\n") for h in diff.hunks)
+
+
 def apply_with_git(
     folder: Path, patch: bytes, *options: str, env: dict[str, str] | None = None
 ) -> "subprocess.CompletedProcess[bytes]":
@@ -141,7 +155,11 @@ def reject_with_git(folder: Path, targets: dict[str, bytes], patch: bytes) -> di
     found = {}
     for name in targets:
         path, rejected = folder / name, folder / f"{name}.rej"
-        count = len(re.findall(rb"^@@ -", rejected.read_bytes(), re.MULTILINE)) if rejected.exists() else 0
+        count = (
+            len(re.findall(rb"^@@ -", rejected.read_bytes(), re.MULTILINE))
+            if rejected.exists()
+            else 0
+        )
         found[name] = Said(path.read_bytes(), offsets.get(name, {}), count)
     assert offsets, done.stderr
     return found

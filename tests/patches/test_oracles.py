@@ -11,7 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.patches.cases import Case, apply_with_git, cases, reject_with_git, split
+from tests.patches.cases import (
+    Case,
+    apply_with_git,
+    cases,
+    git_joins_lines,
+    reject_with_git,
+    split,
+)
 from tqconvert.patches.diff import FileDiff, parse_diffs
 from tqconvert.patches.place import Placement, place
 
@@ -26,15 +33,6 @@ def placed(case: Case) -> tuple[FileDiff, Placement]:
     """What our applier makes of a case."""
     (diff,) = parse_diffs(case.diff("f"), "f.patch")
     return diff, place(case.target, diff)
-
-
-def git_joins_lines(diff: FileDiff) -> bool:
-    """Whether a hunk's last old line has no end.
-
-    git compares such a line with the beginning of one, and then writes the new line over it
-    without an end (apply.c, match_fragment): the next line is glued to it. We take the file's end only.
-    """
-    return any(h.old and not h.old.endswith(b"\n") for h in diff.hunks)
 
 
 @given(st.lists(cases().filter(lambda c: c.diff("f")), min_size=1, max_size=24))

@@ -106,6 +106,8 @@ class _Head:
         self.ids: tuple[str | None, str | None] = (None, None)
         self.modes: tuple[str | None, str | None] = (None, None)
         self.made = self.gone = self.moved = False
+        self.sides = 0
+        """How many of --- and +++ were there."""
 
 
 class _Parser:
@@ -138,6 +140,8 @@ class _Parser:
         while self.at < len(self.lines):
             line = self.lines[self.at]
             if line.startswith(b"@@ -"):
+                if head.sides != 2:
+                    raise self._error("a hunk without its file (expected --- and +++ lines above)")
                 hunks.append(self._hunk())
                 continue
             if hunks or not self._take(line, head):
@@ -176,8 +180,10 @@ class _Parser:
             head.moved, head.new = True, self._path(line[10:])
         elif word == b"---":
             self._same(rest, b"a/", head.old, absent=head.made)
+            head.sides += 1
         elif word == b"+++":
             self._same(rest, b"b/", head.new, absent=head.gone)
+            head.sides += 1
         elif line.startswith((b"GIT binary patch", b"Binary files ")):
             raise self._error("binary patches are refused (expected text that can be read)")
         elif line.startswith((b"copy from ", b"copy to ")):

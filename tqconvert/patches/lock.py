@@ -210,7 +210,10 @@ def _groups(checkout: Checkout, tags: Sequence[str], env: Mapping[str, str]) -> 
     groups: list[Group] = []
     for tag in tags:
         names = (f"{tag}^{{commit}}", *(f"{tag}:{f}" for f in folders))
-        commit, *ids = git.text_of("rev-parse", *names).splitlines()
+        done = git.run("rev-parse", *names)
+        if done.returncode:
+            raise NotFoundError(f"{checkout.root}: has no tag {tag} with {', '.join(folders)}")
+        commit, *ids = done.stdout.decode().split()
         trees = dict(zip(folders, ids, strict=True))
         if trees[folders[0]] != here[folders[0]] and checkout.generation is Generation.LEGACY:
             raise IntegrityError(f"{tag}: has other patches than {checkout.root}")

@@ -115,24 +115,24 @@ def check_reverse(state: TreeState) -> Check:
 
 
 def _against_lock(state: TreeState, lock: ReleaseLock, taken: Iterable[StepFit]) -> list[str]:
-    """Ids that were met and are not the lock's."""
+    """Files that had another id on the way than the lock says, each once."""
     layout = state.queue.checkout.layout
+    found: dict[str, str] = {}
     locked = {}
     for patch in lock.patches:
-        name = patch.name.rpartition("/")[2].removesuffix(".patch")
+        name = patch.name.removesuffix(".patch")
         for path, (old, new) in patch.files.items():
             if where := layout.locate(path):
                 locked[name, where] = (old or ABSENT, new or ABSENT)
-    found = []
     for fit in taken:
         for f in fit.files:
             # Taken off: what was met after the patch is `before` here.
-            ids = locked.get((fit.step.name.rpartition("/")[2], f.path))
+            ids = locked.get((fit.step.name, f.path))
             if ids and ids != (f.after, f.before):
-                found.append(
-                    f"{f.path} has other content around {fit.step.name} than in the release"
-                )
-    return found
+                found.setdefault(f.path, fit.step.name)
+    return [
+        f"{path} has other content than in the release, at {name}" for path, name in found.items()
+    ]
 
 
 def check_ours(state: TreeState) -> Check:

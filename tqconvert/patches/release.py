@@ -137,10 +137,11 @@ def find_lock(folder: Path, checkout: Checkout, series: str) -> ReleaseLock | No
 
 
 def base_fits(lock: ReleaseLock, base: str | None) -> bool:
-    """Whether the llama.cpp that a tree names is the lock's; a tree that names none fits any."""
+    """Whether the llama.cpp that a tree names is the lock's; what is not named fits any."""
     if lock.generation is Generation.MODERN:
         return base == lock.base.tag
-    return base is None or (lock.base.commit or "").startswith(base)
+    commit = lock.base.commit
+    return base is None or commit is None or commit.startswith(base)
 
 
 def nearest_lock(folder: Path, checkout: Checkout, digests: Iterable[str]) -> Nearest | None:

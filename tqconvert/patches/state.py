@@ -129,16 +129,16 @@ def read_state(queue: Queue, folder: Path) -> TreeState:
     )
     ladder, complete = _ladder(source, steps)
     located = locate(files, steps, ladder, layout, complete=complete)
+    known_base = _known_base(located, ladder, files)
+    likely = (located.nearest if located.prefix is None else located.prefix) if known_base else 0
     states = [
-        *_upstream_states(source, patches, located, held=bool(steps)),
+        *_upstream_states(source, patches, located if steps else None, likely),
         *(_our_state(s, t) for s, t in zip(queue.ours, ours, strict=True)),
     ]
     found = _with_forward(states, (*steps, *queue.ours), start, layout)
     converted = tuple(sorted({*reader.converted, *crlf}))
     queue = queue._replace(steps=(*steps, *queue.ours))
-    return TreeState(
-        queue, source, tuple(found), located, files, converted, _known_base(located, ladder)
-    )
+    return TreeState(queue, source, tuple(found), located, files, converted, known_base)
 
 
 def lf_patches(queue: Queue) -> tuple[tuple[Patch, ...], list[str]]:
@@ -164,10 +164,10 @@ def _ladder(source: Source | None, steps: Sequence[Step]) -> tuple[Ladder, bool]
     return ladder_of_index_lines(steps), False
 
 
-def _known_base(located: Located, ladder: Ladder) -> bool:
+def _known_base(located: Located, ladder: Ladder, files: Files) -> bool:
     if not ladder:
         return True
-    held = [p for p in located.positions if p.known and not p.missing]
+    held = [p for p in located.positions if p.known and files.get(p.path) is not None]
     return not held or any(p.fits for p in held)
 
 
@@ -235,14 +235,14 @@ def tq_id(patch: Patch) -> str | None:
 
 
 def _upstream_states(
-    source: Source | None, patches: Sequence[Patch], located: Located, *, held: bool
+    source: Source | None, patches: Sequence[Patch], located: Located | None, likely: int
 ) -> list[PatchState]:
+    """Ollama's patches; `located` is None for a tree that does not hold llama.cpp."""
     if source is None:
         return []
     states = []
-    likely = located.nearest if located.prefix is None else located.prefix
     for number, (patch, known) in enumerate(zip(patches, source.patches, strict=True), start=1):
-        found = _held(located, number, likely) if held else _Held(None)
+        found = _held(located, number, likely) if located else _Held(None)
         verdict, evidence = known.verdict, known.evidence
         if found.half:
             verdict, evidence = Verdict.HALF, found.half
@@ -281,7 +281,7 @@ def _held(located: Located, number: int, likely: int) -> _Held:
     if parts or (inside and outside):
         text = f"in {len(inside)} files, not in {len(outside)}"
         text += "".join(f", {share.text} in {path}" for path, share in parts)
-        fewer = min(inside, outside, key=len)
+        fewer = inside if len(inside) < len(outside) else outside
         return _Held(None, text, tuple([path for path, _ in parts] + fewer))
     applied = bool(inside) if inside or outside else number <= likely
     return _Held(applied, carried=bool(touched))

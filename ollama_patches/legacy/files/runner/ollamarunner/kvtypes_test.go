@@ -30,7 +30,7 @@ const (
 func loaded(t *testing.T, path, types string) (*Server, error) {
 	t.Helper()
 	s := &Server{modelPath: path, batchSize: tqBatch}
-	params := ml.BackendParams{AllocMemory: true, NumThreads: 2, FlashAttention: ml.FlashAttentionEnabled}
+	params := ml.BackendParams{AllocMemory: true, NumThreads: 1, FlashAttention: ml.FlashAttentionEnabled}
 	if err := s.allocModel(path, params, nil, 1, types, tqCtx, false); err != nil {
 		return nil, err
 	}

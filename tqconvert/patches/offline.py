@@ -97,7 +97,9 @@ def check_reverse(state: TreeState) -> Check:
     if source.lock:
         findings += _against_lock(state, source.lock, taken)
     if stale and not source.lock:
-        findings.append(f"{counted(stale, 'index line')} name other content than was met")
+        findings.append(
+            f"{counted(stale, 'index line names', 'index lines name')} other content than was met"
+        )
     rebuilt = {p for p in rebuilt if files.get(p) is not None}
     covered = (
         f"{counted(len(taken), 'patch', 'patches')} taken off: {before} images before and {after} "

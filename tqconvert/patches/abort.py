@@ -2,9 +2,12 @@
 
 from typing import NamedTuple
 
-from tqconvert.patches.move import recover
-from tqconvert.patches.operation import State
-from tqconvert.patches.repository import Place, Repository
+from tqconvert.patches.apply_queue import applied_ref, own_branch
+from tqconvert.patches.move import carry_out, contents_of, operation, recover
+from tqconvert.patches.obstacles import changes_between, find_blocked, require_clear, require_quiet
+from tqconvert.patches.operation import REFS, State, new_id
+from tqconvert.patches.repository import Blobs, Place, Repository
+from tqconvert.patches.unapply import save_edits
 
 
 class Aborted(NamedTuple):
@@ -20,9 +23,55 @@ class Aborted(NamedTuple):
 def abort(repo: Repository) -> Aborted:
     """Take back the operation under way; nothing where there is none.
 
-    Raises RefusedError, LockedError, StorageError.
+    An `edit` is given up, what was done in it saved in a ref. Raises RefusedError, LockedError,
+    StorageError.
     """
     state = State(repo)
     with state.locked():
         what = recover(repo, state)
-        return Aborted(repo.head(), what, None)
+        if what:
+            return Aborted(repo.head(), what, None)
+        return _leave_edit(repo, state)
+
+
+def _leave_edit(repo: Repository, state: State) -> Aborted:
+    """Go back to the top of the patches, if one of them is being edited."""
+    work = repo.work()
+    ref = work.head.ref
+    own = own_branch(ref) if ref else None
+    top = repo.refs(applied_ref(own)).get(applied_ref(own)) if own else None
+    if not ref or not own or own == ref or not top or repo.branch_at(own) != top:
+        return Aborted(work.head, None, None)
+    require_quiet(repo, work._replace(staged=()))
+    with Blobs(repo.git) as blobs:
+        old, new = repo.tree(work.head.oid), repo.tree(top)
+        for path in work.staged:
+            if path not in old and (repo.root / path).is_file():
+                work = work._replace(changed=(*work.changed, path))
+        before = _dirty_before(state)
+        mine = [p for p in (*work.staged, *work.changed) if p not in before]
+        dirty = {p: (old.get(p), new.get(p)) for p in mine}
+        changes = {**changes_between(old, new), **dirty}
+        name = new_id("abort")
+        refs: dict[str, tuple[str | None, str | None]] = {ref: (None, work.head.oid)}
+        backup = None
+        chain_tops = repo.git.run("merge-base", "--is-ancestor", work.head.oid, top)
+        if work.changed or work.staged or chain_tops.returncode:
+            backup = f"{REFS}/backup/{name}"
+            refs[backup] = (save_edits(repo, work), None)
+        blocked = find_blocked(repo, work, changes)
+        saved = {*blocked.changed, *blocked.untracked} & {*work.changed, *work.staged}
+        clear = {p: c for p, c in changes.items() if p not in saved}
+        require_clear(repo, work, clear)
+        after = Place(top, own)
+        op = operation("abort", work.head, after, changes, refs, name=name)
+        carry_out(repo, state, op, changes, contents_of(blobs))
+        return Aborted(after, "left the edit", backup)
+
+
+def _dirty_before(state: State) -> set[str]:
+    """Files that were changed before the edit began: they stay as they are."""
+    for row in reversed(state.log()):
+        if row.get("command") == "edit":
+            return set(row.get("dirty", ()))
+    return set()

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tqconvert.errors import RefusedError
-from tqconvert.patches.chain import NewCommit, write_commits
+from tqconvert.patches.chain import Chain, NewCommit, write_commits
 from tqconvert.patches.move import carry_out, contents_of, operation, recover
 from tqconvert.patches.objects import blob_id
 from tqconvert.patches.obstacles import Change, changes_between, require_clear, require_quiet
-from tqconvert.patches.operation import REFS, State, new_id
+from tqconvert.patches.operation import EDIT, REFS, State, new_id
 from tqconvert.patches.queue import Queue, Step
 from tqconvert.patches.repository import Blobs, Entry, Place, Repository
 from tqconvert.patches.stack import (
@@ -73,7 +73,7 @@ def plan_apply(
     if branch:
         ref = f"refs/heads/{branch}"
     elif on_own:
-        ref = str(now.work.head.ref)
+        ref = own_branch(str(now.work.head.ref))
     else:
         ref = f"refs/heads/{branch_name(repo, queue, now.chain.base)}"
     done = done and (ref == now.work.head.ref or not commits)
@@ -85,19 +85,20 @@ def require_safe(repo: Repository, plan: ApplyPlan) -> dict[str, str]:
     require_quiet(repo, plan.now.work)
     there = repo.refs(plan.ref, f"{REFS}/applied/")
     chain, recorded = plan.now.chain, {v for k, v in there.items() if k != plan.ref}
+    head = plan.now.work.head
     if chain.on_top:
         names = ", ".join(f"{oid[:9]} {subject}" for oid, subject in chain.on_top[:3])
         raise RefusedError(
             f"{repo.root}: commits on top of the patches: {names}",
             hint="tqconvert ollama-build refresh takes them into a patch; unapply --backup puts them aside",
         )
-    if chain.links and chain.top not in recorded:
+    if chain.links and not is_recorded(repo, chain):
         raise RefusedError(
             f"{repo.root}: the patches in the history are not as tqconvert wrote them",
             hint="tqconvert ollama-build export takes edits over; unapply --backup puts them aside",
         )
     tip = there.get(plan.ref)
-    if tip and plan.ref != plan.now.work.head.ref and tip not in recorded:
+    if tip and plan.ref != head.ref and tip not in recorded:
         raise RefusedError(
             f"{plan.ref.removeprefix('refs/heads/')}: a branch of that name holds something else"
             f" ({tip[:9]})", hint="give another: --branch NAME",
@@ -133,6 +134,8 @@ def apply_queue(
             record: (top, there.get(record)),
             fresh: (None, top),
         }
+        if before.ref and own_branch(before.ref) != before.ref:
+            refs[before.ref] = (None, before.oid)
         op = operation("apply", before, after, plan.changes, refs, name=name)
         known = [d for c in plan.commits for d in c.changes.values() if d is not None]
         carry_out(
@@ -159,6 +162,18 @@ def tree_after(tree: Mapping[str, Entry], commits: tuple[NewCommit, ...]) -> dic
 def applied_ref(branch: str) -> str:
     """The ref that records what was made of a branch."""
     return f"{REFS}/applied/{branch.removeprefix('refs/heads/')}"
+
+
+def own_branch(ref: str) -> str:
+    """The branch of all patches, where the one on which a patch is edited is checked out."""
+    return ref.removesuffix(EDIT) if ref.startswith("refs/heads/tq/") else ref
+
+
+def is_recorded(repo: Repository, chain: Chain) -> bool:
+    """Whether the patches of a chain are as tqconvert wrote them, up to the last or one before it."""
+    return bool(
+        repo.git.bytes_of("for-each-ref", "--count=1", "--contains", chain.top, f"{REFS}/applied/")
+    )
 
 
 def require_no_rebase(state: State) -> None:

@@ -15,16 +15,23 @@ FILTER = ".rsync-filter"
 
 
 class Layout(Protocol):
-    """Path in llama.cpp -> path in a tree."""
+    """Path in llama.cpp -> path in a tree, and back."""
 
     def locate(self, path: str) -> str | None:
         """Where the file lies in the tree, None where the tree does not carry it."""
+
+    def source(self, path: str) -> str | None:
+        """Where a file of the tree lies in llama.cpp, None if it is not of llama.cpp."""
 
 
 class Plain:
     """A tree of its own: every path is what it is."""
 
     def locate(self, path: str) -> str | None:
+        """The path itself."""
+        return path
+
+    def source(self, path: str) -> str | None:
         """The path itself."""
         return path
 
@@ -43,6 +50,13 @@ class Vendored:
         top, _, rest = path.partition("/")
         folder, inner = (GGML, rest) if top == "ggml" and rest else (LLAMA, path)
         return f"{folder}/{inner}" if _passes(self._filters[folder], inner) else None
+
+    def source(self, path: str) -> str | None:
+        """The path in llama.cpp; None outside of the vendored trees, and for what is Ollama's own."""
+        for folder, prefix in ((GGML, "ggml/"), (LLAMA, "")):
+            if path.startswith(f"{folder}/") and not self.own(path):
+                return prefix + path[len(folder) + 1 :]
+        return None
 
     def own(self, path: str) -> bool:
         """Whether the filters protect the vendored file as Ollama's own (`*.go`, `*-embed.*`)."""

@@ -6,7 +6,7 @@ whatever was done to them. git's own `index.lock` is held throughout, so that no
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -51,10 +51,17 @@ def operation(
     command: str, before: Place, after: Place, changes: Mapping[str, Change],
     refs: Mapping[str, tuple[str | None, str | None]],
     files: Mapping[Path, bytes | None] | None = None, *, name: str | None = None,
+    in_place: Collection[str] = (),
 ) -> Operation:  # fmt: skip
-    """A move to be carried out; `refs/tqconvert/orig/ID` will hold where HEAD was."""
+    """A move to be carried out; `refs/tqconvert/orig/ID` will hold where HEAD was.
+
+    Files `in_place` are what they will be: the user wrote them, and only the index learns of them.
+    """
     name = name or new_id(command)
-    paths = {p: (a.id if a else None, b.id if b else None) for p, (a, b) in changes.items()}
+    paths = {
+        p: (a.id if a else None, b.id if b else None)
+        for p, (a, b) in changes.items() if p not in in_place
+    }  # fmt: skip
     kept = {f"{REFS}/orig/{name}": (before.oid, None)}
     return Operation(
         name, command, "move", before, after, {**refs, **kept}, paths, digests(files or {}), {}
@@ -67,7 +74,7 @@ def _move(
 ) -> None:  # fmt: skip
     take_index_lock(repo, op)
     stage = _Stage(repo, state)
-    stage.fill(changes, contents)
+    stage.fill({p: c for p, c in changes.items() if p in op.paths}, contents)
     _index_with(repo, state, changes)
     stage.swap()
     _check_index(repo, state, op, changes)
@@ -187,14 +194,13 @@ class _Stage:
 
     def __init__(self, repo: Repository, state: State) -> None:
         self.root, self.new, self.old = repo.root, state.stage / "new", state.stage / "old"
-        self.paths: tuple[str, ...] = ()
         self.changes: Mapping[str, Change] = {}
 
     def fill(self, changes: Mapping[str, Change], contents: Callable[[str], bytes]) -> None:
         """Write the new files and the folders that they need; nothing in the tree has changed yet."""
         fs.make_folders(self.new)
         fs.make_folders(self.old)
-        self.changes, self.paths = changes, tuple(changes)
+        self.changes = changes
         converted = {p for p, (before, _) in changes.items() if has_crlf(self.root, p, before)}
         for number, (path, (before, after)) in enumerate(changes.items()):
             if after is not None:

@@ -23,6 +23,8 @@ from tqconvert.patches.repository import Place, Repository
 FOLDER = "tqconvert"
 REFS = "refs/tqconvert"
 SCHEMA = "tqconvert.op/1"
+EDIT = "-edit"
+"""Ends the branch that is checked out while a patch is edited."""
 
 
 class Owner(NamedTuple):

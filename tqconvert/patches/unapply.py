@@ -3,12 +3,12 @@
 from typing import NamedTuple
 
 from tqconvert.errors import RefusedError
-from tqconvert.patches.apply_queue import applied_ref, require_no_rebase
+from tqconvert.patches.apply_queue import applied_ref, is_recorded, own_branch, require_no_rebase
 from tqconvert.patches.chain import Chain, read_chain
 from tqconvert.patches.move import carry_out, contents_of, operation, recover
 from tqconvert.patches.obstacles import changes_between, find_blocked, require_clear, require_quiet
 from tqconvert.patches.operation import REFS, State, new_id
-from tqconvert.patches.repository import Blobs, Place, Repository
+from tqconvert.patches.repository import Blobs, Place, Repository, Work
 
 
 class Unapplied(NamedTuple):
@@ -40,7 +40,7 @@ def unapply(repo: Repository, *, backup: bool = False) -> Unapplied:
         require_quiet(repo, work)
         recorded = repo.refs(f"{REFS}/applied/")
         changes = changes_between(repo.tree(work.head.oid), repo.tree(chain.base))
-        edits = _edits(chain, set(recorded.values()))
+        edits = _edits(repo, chain)
         edits += [f"{p}: not committed" for p in find_blocked(repo, work, changes).changed]
         if edits and not backup:
             more = f" and {len(edits) - 3} more" if len(edits) > 3 else ""
@@ -51,45 +51,66 @@ def unapply(repo: Repository, *, backup: bool = False) -> Unapplied:
         name = new_id("unapply")
         refs: dict[str, tuple[str | None, str | None]] = {}
         if edits:
-            work_commit = repo.git.text_of("stash", "create", env=_IDENTITY) if work.changed else ""
-            refs[f"{REFS}/backup/{name}"] = (work_commit or work.head.oid, None)
+            refs[f"{REFS}/backup/{name}"] = (save_edits(repo, work), None)
             work = work._replace(changed=())
         require_clear(repo, work, changes)
         after = _home(repo, state, chain, work.head)
         if work.head.ref:
-            record = applied_ref(work.head.ref)
-            if after.ref == work.head.ref:
-                refs[work.head.ref] = (after.oid, work.head.oid)
-            elif record in recorded:
-                refs[work.head.ref] = (None, work.head.oid)
-            if record in recorded:
-                refs[record] = (None, recorded[record])
+            refs.update(_refs(repo, work.head, after, recorded))
         op = operation("unapply", work.head, after, changes, refs, name=name)
         carry_out(repo, state, op, changes, contents_of(blobs))
         names = tuple(link.name for link in reversed(chain.links))
         return Unapplied(after, names, f"{REFS}/backup/{name}" if edits else None, recovered)
 
 
-def _edits(chain: Chain, recorded: set[str]) -> list[str]:
+def save_edits(repo: Repository, work: Work) -> str:
+    """A commit that holds what is in the folder, as `git stash` makes one; HEAD's if nothing differs."""
+    if not work.changed and not work.staged:
+        return work.head.oid
+    return repo.git.text_of("stash", "create", env=_IDENTITY) or work.head.oid
+
+
+def _refs(
+    repo: Repository, head: Place, after: Place, recorded: dict[str, str]
+) -> dict[str, tuple[str | None, str | None]]:
+    """What becomes of the branches: ours go, one of the user's goes back."""
+    assert head.ref
+    own = own_branch(head.ref)
+    record = applied_ref(own)
+    if after.ref == head.ref:
+        refs: dict[str, tuple[str | None, str | None]] = {head.ref: (after.oid, head.oid)}
+    elif own != head.ref or record in recorded:
+        refs = {head.ref: (None, head.oid)}
+    else:
+        refs = {}
+    if record in recorded:
+        refs[record] = (None, recorded[record])
+        if own != head.ref and repo.branch_at(own) == recorded[record]:
+            refs[own] = (None, recorded[record])
+    return refs
+
+
+def _edits(repo: Repository, chain: Chain) -> list[str]:
     """What is in the history beyond what was recorded."""
     found = [f"{oid[:9]} {subject}" for oid, subject in chain.on_top]
-    if not found and chain.top not in recorded:
+    if not found and not is_recorded(repo, chain):
         found.append(f"{chain.top[:9]} is not as tqconvert wrote it")
     return found
 
 
 def _home(repo: Repository, state: State, chain: Chain, head: Place) -> Place:
     """The base, on the branch from which patches were put on it, if that is there still."""
+    own = own_branch(head.ref) if head.ref else None
     for row in reversed(state.log()):
         before = row.get("before", {})
-        if before.get("oid") == chain.base and row.get("after", {}).get("ref") == head.ref:
+        if before.get("oid") == chain.base and row.get("after", {}).get("ref") == own:
             ref = before.get("ref")
             if ref is None or ref == head.ref or repo.branch_at(ref) == chain.base:
                 return Place(chain.base, ref)
     there = repo.git.text_of(
         "for-each-ref", "--points-at", chain.base, "--format=%(refname)", "refs/heads/"
     ).split()
-    there = [ref for ref in there if ref != head.ref]
+    there = [ref for ref in there if ref not in (head.ref, own)]
     return Place(chain.base, there[0] if there else None)
 
 

@@ -33,6 +33,11 @@ def test_install_without_extras(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as z:
         names = z.namelist()
     assert {"tqconvert/py.typed", "tqconvert/ollama_patches/llama.cpp/series"} <= set(names)
+    locks = {
+        f"tqconvert/{p.relative_to(ROOT)}" for p in ROOT.glob("ollama_patches/*/upstream/*.json")
+    }
+    assert len(locks) == 25
+    assert locks <= set(names)
     assert {n.split("/")[0].split("-")[0] for n in names} == {"tqconvert"}
 
     run(sys.executable, "-m", "venv", tmp_path / "venv")

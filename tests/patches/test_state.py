@@ -75,7 +75,7 @@ def test_a_release_as_it_was_tagged(release: Release, locked: Path) -> None:
     assert [(p.name, p.applied, p.verdict, p.evidence) for p in state.ours] == [
         ("new-files", False, "clean", ""),
         ("ids-new", False, "clean", ""),
-        ("ops", False, "offset", "1 hunks, up to 1 lines"),
+        ("ops", False, "offset", "1 hunk, by up to 1 line"),
         ("new-files", False, "clean", ""),
         ("server", False, "clean", ""),
     ]
@@ -126,7 +126,7 @@ def test_half_of_ours(release: Release, locked: Path) -> None:
     state = state_of(release.ollama, locked)
     (half,) = state.half
     assert (half.name, half.applied) == ("ops", None)
-    assert half.evidence == "in 1 files, not in 1, half in 0"
+    assert half.evidence == "in 1 file, not in 1"
     assert half.files == (f"{GGML}/src/ggml.c",)
     assert all(p.applied for p in state.upstream)
     assert (kinds(state), exit_code(find_problems(state))) == (["half-applied"], 1)
@@ -163,7 +163,7 @@ def test_files_of_different_ages_are_half_applied(release: Release, locked: Path
     assert state.located.prefix is None
     (half,) = state.half
     assert half.name == "0004-ops-argsort-for-i32"
-    assert half.evidence == "in 1 files, not in 1"
+    assert half.evidence == "in 1 file, not in 1"
     assert half.files == (f"{GGML}/src/ggml-metal/ggml-metal.metal",)
     assert kinds(state) == ["half-applied"]
 

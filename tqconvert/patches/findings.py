@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from tqconvert.patches.check import counted
 from tqconvert.patches.checkout import Generation
 from tqconvert.patches.queue import Origin
 from tqconvert.patches.state import TreeState
@@ -56,12 +57,13 @@ def _edits(state: TreeState) -> list[Problem]:
     ]
     for position in state.edited:
         if not position.missing:
-            after = f"after {position.patches} patches" if position.patches else "without patches"
+            at = position.patches
+            after = f"after patch {at}" if at else "without patches"
             text = f"{position.path} is on no rung: edited ({after})"
             found.append(Problem("local-edit", text, (position.path,)))
     if state.converted:
         count = len(state.converted)
-        text = f"{count} files have CRLF line ends (expected LF: git config core.autocrlf false)"
+        text = f"{counted(count, 'file')} with CRLF line ends (expected LF: git config core.autocrlf false)"
         found.append(Problem("eol-converted", text, state.converted))
     return found
 

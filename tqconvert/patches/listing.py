@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tqconvert.patches.origin import Source, compare_patches
+from tqconvert.patches.ours import tq_id
 from tqconvert.patches.queue import FilesStep, Origin, Queue, diffs_of
-from tqconvert.patches.state import lf_patches, tq_id
+from tqconvert.patches.state import lf_patches
 from tqconvert.patches.verdict import Verdict
 
 

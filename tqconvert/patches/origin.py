@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tqconvert.patches.check import counted
 from tqconvert.patches.checkout import Checkout
 from tqconvert.patches.patch_id import patch_id
 from tqconvert.patches.release import ReleaseLock, base_fits, find_lock, nearest_lock, series_id
@@ -45,7 +46,9 @@ def compare_patches(folder: Path, checkout: Checkout, patches: Sequence[Patch]) 
         found = tuple(
             PatchOrigin(
                 Verdict.STALE if p.stale else Verdict.APPLIED,
-                f"index lines of {len(p.stale)} files are not theirs" if p.stale else "",
+                f"index lines of {counted(len(p.stale), 'file')} state other ids"
+                if p.stale
+                else "",
                 p.patch_id,
             )
             for p in lock.patches

@@ -4,10 +4,11 @@ Ours are taken off in memory, the newest first; what is left is looked up on the
 patches. Truth is the tree itself: no stamp file, no git history is asked.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from tqconvert.patches.check import counted
 from tqconvert.patches.files import Files, folder_reader
 from tqconvert.patches.ladder import (
     Ladder,
@@ -20,26 +21,14 @@ from tqconvert.patches.ladder import (
 from tqconvert.patches.layout import Layout
 from tqconvert.patches.lock import upstream_of
 from tqconvert.patches.origin import Source, compare_patches
+from tqconvert.patches.ours import our_state, take_off
 from tqconvert.patches.queue import Origin, Queue, Step
 from tqconvert.patches.series import Patch
-from tqconvert.patches.share import Share, take_share
-from tqconvert.patches.verdict import Verdict
+from tqconvert.patches.verdict import PatchState, Verdict
 from tqconvert.patches.walk import FileFit, Fit, StepFit, apply_step
 
-
-class PatchState(NamedTuple):
-    """One patch of the queue."""
-
-    name: str
-    origin: Origin
-    id: str | None
-    """The TQ-Id of ours, the patch id of Ollama's."""
-    applied: bool | None
-    """None: half of it is in, or this kind of tree does not hold it."""
-    verdict: Verdict
-    evidence: str
-    files: tuple[str, ...]
-    """Those that the evidence speaks of."""
+if TYPE_CHECKING:
+    from tqconvert.patches.share import Share
 
 
 class TreeState(NamedTuple):
@@ -123,7 +112,7 @@ def read_state(queue: Queue, folder: Path) -> TreeState:
     source = compare_patches(folder, queue.source, patches) if queue.source else None
     start = Files(reader)
     files = start.copy()
-    ours = _take_off(files, queue.ours, layout)
+    ours = take_off(files, queue.ours, layout)
     steps = tuple(
         Step((p,), s.origin, s.layer) for s, p in zip(queue.upstream, patches, strict=False)
     )
@@ -133,7 +122,7 @@ def read_state(queue: Queue, folder: Path) -> TreeState:
     likely = (located.nearest if located.prefix is None else located.prefix) if known_base else 0
     states = [
         *_upstream_states(source, patches, located if steps else None, likely),
-        *(_our_state(s, t) for s, t in zip(queue.ours, ours, strict=True)),
+        *(our_state(s, t) for s, t in zip(queue.ours, ours, strict=True)),
     ]
     found = _with_forward(states, (*steps, *queue.ours), start, layout)
     converted = tuple(sorted({*reader.converted, *crlf}))
@@ -169,69 +158,6 @@ def _known_base(located: Located, ladder: Ladder, files: Files) -> bool:
         return True
     held = [p for p in located.positions if p.known and files.get(p.path) is not None]
     return not held or any(p.fits for p in held)
-
-
-class _Taken(NamedTuple):
-    applied: bool | None
-    patch: Patch
-    shares: tuple[Share, ...]
-    """Per file; empty if the whole step is in."""
-    nothing: bool = False
-
-
-def _take_off(files: Files, steps: Sequence[Step], layout: Layout) -> list[_Taken]:
-    """Take steps off, the last first, whole or in part; what they were, in the queue's order."""
-    taken = []
-    for step in reversed(steps):
-        fit = apply_step(files, step, layout, reverse=True)
-        if fit.ok:
-            taken.append(_Taken(True, fit.patch, (), fit.fit is Fit.NOTHING))
-            continue
-        trials = []
-        for patch in step.alternatives:
-            trial = files.copy()
-            diffs = step.located(patch, layout).diffs
-            shares = tuple(take_share(trial, d) for d in reversed(diffs))
-            trials.append((sum(len(s.inside) for s in shares), patch, shares, trial))
-        inside, patch, shares, trial = max(trials, key=lambda t: t[0])
-        if inside:
-            files.take(trial)
-        taken.append(_Taken(None if inside else False, patch, shares[::-1]))
-    return taken[::-1]
-
-
-def _our_state(step: Step, taken: _Taken) -> PatchState:
-    verdict, evidence = Verdict.APPLIED, ""
-    files: tuple[str, ...] = ()
-    if taken.nothing:
-        verdict = Verdict.NOT_VENDORED
-    elif taken.applied is None:
-        differing = [s for s in taken.shares if s.differs]
-        away = [s for s in taken.shares if not s.differs and s.whole is not True]
-        verdict = Verdict.HALF if away else Verdict.MODIFIED
-        evidence = _shares_text(taken.shares) if away else "other content than this installation's"
-        files = tuple(s.path for s in (*away, *differing))
-    elif taken.applied is False:
-        verdict = Verdict.CLEAN
-    return PatchState(
-        step.name, Origin.OURS, tq_id(taken.patch), taken.applied, verdict, evidence, files
-    )
-
-
-def _shares_text(shares: Iterable[Share]) -> str:
-    counts = {True: 0, False: 0, None: 0}
-    for share in shares:
-        counts[share.whole] += 1
-    return f"in {counts[True]} files, not in {counts[False]}, half in {counts[None]}"
-
-
-def tq_id(patch: Patch) -> str | None:
-    """The `TQ-Id` of a patch's header."""
-    head = patch.data[:4096].partition(b"\ndiff --git ")[0]
-    for line in head.splitlines():
-        if line.startswith(b"TQ-Id:"):
-            return line[6:].strip().decode("utf-8", "replace")
-    return None
 
 
 def _upstream_states(
@@ -279,7 +205,7 @@ def _held(located: Located, number: int, likely: int) -> _Held:
         elif has is not None:
             (inside if has else outside).append(position.path)
     if parts or (inside and outside):
-        text = f"in {len(inside)} files, not in {len(outside)}"
+        text = f"in {counted(len(inside), 'file')}, not in {len(outside)}"
         text += "".join(f", {share.text} in {path}" for path, share in parts)
         fewer = inside if len(inside) < len(outside) else outside
         return _Held(None, text, tuple([path for path, _ in parts] + fewer))
@@ -317,7 +243,9 @@ def _forward(state: PatchState, fit: StepFit, open_files: Mapping[str, str]) -> 
             return state._replace(verdict=Verdict.NOT_VENDORED)
         case Fit.OFFSET:
             moved = [n for f in fit.files for n in f.placement.offsets if n]
-            text = f"{len(moved)} hunks, up to {max(map(abs, moved))} lines"
+            text = (
+                f"{counted(len(moved), 'hunk')}, by up to {counted(max(map(abs, moved)), 'line')}"
+            )
             return state._replace(verdict=Verdict.OFFSET, evidence=text)
         case Fit.CONFLICT:
             paths = tuple(f.path for f in fit.conflicts)

@@ -1,6 +1,9 @@
-"""What is said of one patch, in one word."""
+"""What is said of one patch, in one word, and with its evidence."""
 
 from enum import StrEnum
+from typing import NamedTuple
+
+from tqconvert.patches.queue import Origin
 
 
 class Verdict(StrEnum):
@@ -33,3 +36,18 @@ class Verdict(StrEnum):
     """In the tree's folder of patches, not in the release's."""
     NOT_VENDORED = "not-vendored"
     """The tree carries none of its files."""
+
+
+class PatchState(NamedTuple):
+    """One patch of the queue."""
+
+    name: str
+    origin: Origin
+    id: str | None
+    """The TQ-Id of ours, the patch id of Ollama's."""
+    applied: bool | None
+    """None: half of it is in, or this kind of tree does not hold it."""
+    verdict: Verdict
+    evidence: str
+    files: tuple[str, ...]
+    """Those that the evidence speaks of."""

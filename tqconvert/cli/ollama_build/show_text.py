@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from tqconvert.patches.findings import Problem
     from tqconvert.patches.origin import Source
     from tqconvert.patches.queue import Queue
-    from tqconvert.patches.state import PatchState, TreeState
+    from tqconvert.patches.state import TreeState
+    from tqconvert.patches.verdict import PatchState
 
 Document = dict[str, Any]
 

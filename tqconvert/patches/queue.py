@@ -138,26 +138,39 @@ def read_queue(
     Raises NotFoundError, BadSeriesError, BadPatchError.
     """
     source = ollama or checkout
-    legacy = source.generation is Generation.LEGACY
-    scope = scope or (Scope.GGML if legacy else Scope.ALL)
     steps: list[Step] = []
-    if checkout.generation is not Generation.MODERN:
-        if source.is_ollama:
-            steps += _upstream(source)
-        files = tuple(read_new_files(folder / "files", scope))
-        steps.append(FilesStep(files, Layer.LLAMA_CPP))
-        steps += _ours(folder / "llama.cpp", Layer.LLAMA_CPP, scope)
-        if source.is_ollama:
-            steps += _ours(folder / source.generation / "llama.cpp", Layer.LLAMA_CPP)
-    if checkout.is_ollama:
-        files = tuple(read_new_files(folder / checkout.generation / "files"))
-        if files:
-            steps.append(FilesStep(files, Layer.OLLAMA))
-        steps += _ours(folder / checkout.generation / "ollama-go", Layer.OLLAMA)
+    if checkout.generation is not Generation.MODERN and source.is_ollama:
+        steps += upstream_steps(source)
+    steps += our_steps(folder, checkout.generation, source.generation, scope)
     return Queue(checkout, tuple(steps), source if source.is_ollama else None)
 
 
-def _upstream(source: Checkout) -> list[Step]:
+def our_steps(
+    folder: Path, generation: Generation, source: Generation, scope: Scope | None = None
+) -> list[Step]:
+    """What of our patches in `folder` goes onto a tree of that generation.
+
+    `source` is that of the Ollama whose llama.cpp it is, the same for a tree of Ollama.
+    Raises NotFoundError, BadSeriesError, BadPatchError.
+    """
+    scope = scope or (Scope.GGML if source is Generation.LEGACY else Scope.ALL)
+    steps: list[Step] = []
+    if generation is not Generation.MODERN:
+        files = tuple(read_new_files(folder / "files", scope))
+        steps.append(FilesStep(files, Layer.LLAMA_CPP))
+        steps += _ours(folder / "llama.cpp", Layer.LLAMA_CPP, scope)
+        if source is not Generation.LLAMA_CPP:
+            steps += _ours(folder / source / "llama.cpp", Layer.LLAMA_CPP)
+    if generation is not Generation.LLAMA_CPP:
+        files = tuple(read_new_files(folder / generation / "files"))
+        if files:
+            steps.append(FilesStep(files, Layer.OLLAMA))
+        steps += _ours(folder / generation / "ollama-go", Layer.OLLAMA)
+    return steps
+
+
+def upstream_steps(source: Checkout) -> list[Step]:
+    """Ollama's own patches, in its tree. Raises NotFoundError."""
     paths = source.upstream_patches()
     if not paths:
         raise NotFoundError(f"{source.root}: holds no patches of Ollama's (expected *.patch files)")

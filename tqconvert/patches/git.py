@@ -25,7 +25,7 @@ _SETTINGS = (
     "apply.whitespace=nowarn", "apply.ignoreWhitespace=no", "am.threeWay=false", "am.keepcr=false",
     "mailinfo.scissors=false", "diff.noprefix=false", "diff.mnemonicPrefix=false", "diff.renames=true",
     "diff.algorithm=myers", "diff.external=", "diff.suppressBlankEmpty=false", "diff.context=3",
-    "format.signature=", "format.attach=", "format.headers=", "format.subjectPrefix=PATCH",
+    "format.signature=", "format.headers=", "format.subjectPrefix=PATCH",
     "user.useConfigOnly=false", "advice.detachedHead=false", "merge.renames=false",
 )  # fmt: skip
 

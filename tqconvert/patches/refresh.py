@@ -83,9 +83,9 @@ def find_edits(
         index = default
         if wanted != subject:
             index = _index_of(members, wanted, top)
-        edits.append(Edit(index, _diffs(repo, f"{oid}~1", oid), f"commit {oid[:9]}"))
+        edits.append(Edit(index, commit_diffs(repo, f"{oid}~1", oid), f"commit {oid[:9]}"))
     if now.work.staged or now.work.changed:
-        edits.append(Edit(default, _diffs(repo, now.work.head.oid), "your change"))
+        edits.append(Edit(default, commit_diffs(repo, now.work.head.oid), "your change"))
     edits = [part for edit in edits for part in _by_owner(edit, members[: top + 1], layout)]
     for edit in edits:
         if members[edit.member].step.origin is Origin.OLLAMA:
@@ -163,7 +163,7 @@ def _index_of(members: Sequence[Member], wanted: str, top: int) -> int:
     )
 
 
-def _diffs(repo: Repository, *commits: str) -> tuple[FileDiff, ...]:
+def commit_diffs(repo: Repository, *commits: str) -> tuple[FileDiff, ...]:
     """What was changed between two commits, or since one, as diffs."""
     command = ("diff-tree", "-r") if len(commits) == 2 else ("diff",)
     crlf = ("-c", "core.autocrlf=true") if len(commits) == 1 and _is_crlf(repo) else ()

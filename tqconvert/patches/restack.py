@@ -46,6 +46,8 @@ class Edit(NamedTuple):
     diffs: tuple[FileDiff, ...]
     what: str
     """Where it comes from, for messages."""
+    whole: bool = False
+    """Whether it stands in the patch's stead."""
 
 
 class Restacked(NamedTuple):
@@ -134,11 +136,12 @@ def restack(
         diffs = [*located, *(d for e in own for d in e.diffs)]
         paths = dict.fromkeys(p for d in diffs for p in (d.old, d.new) if p)
         before = {p: _side(trial, modes, p) for p in paths}
-        fit = apply_step(trial, member.alone, layout)
-        if not fit.ok:
-            failed.append(fit)
-            continue
-        _learn_modes(modes, located)
+        if not any(e.whole for e in own):
+            fit = apply_step(trial, member.alone, layout)
+            if not fit.ok:
+                failed.append(fit)
+                continue
+            _learn_modes(modes, located)
         for edit in own:
             _take_in(trial, modes, edit, member)
         if own:

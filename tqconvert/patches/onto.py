@@ -21,8 +21,17 @@ from tqconvert.patches.series import Patch
 from tqconvert.patches.verdict import Verdict
 from tqconvert.patches.walk import Fit, StepFit, apply_step
 
-GOES_ON = (Verdict.CLEAN, Verdict.OFFSET, Verdict.MERGES, Verdict.EXACT, Verdict.NOT_VENDORED)
+GOES_ON = (Verdict.CLEAN, Verdict.OFFSET, Verdict.NOT_VENDORED)
 """Verdicts that leave nothing to do."""
+
+
+class Commit(NamedTuple):
+    """A commit of the base's history that has to do with a patch."""
+
+    id: str
+    subject: str
+    how: str
+    """`same change`, `like subject`, or `same files`."""
 
 
 class Clash(NamedTuple):
@@ -58,10 +67,12 @@ class Tried(NamedTuple):
     signs: Signs | None
     """Of a patch that does not go on as it is: what of it is there already."""
     left_out: tuple[str, ...]
+    commits: tuple[Commit, ...] = ()
+    """Only with the history looked through."""
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether it goes on as it is."""
         return self.verdict in GOES_ON
 
     @property
@@ -79,6 +90,7 @@ class Tried(NamedTuple):
             parts.append("; ".join(c.text for c in self.clashes))
         if self.signs and self.signs.any and self.verdict is not Verdict.EXACT:
             parts.append(f"there already: {self.signs.text}{_which(self.signs)}")
+        parts += [f"{c.how}: {c.id[:9]} {c.subject}" for c in self.commits]
         return "; ".join(parts)
 
 

@@ -1,6 +1,6 @@
 """Another base to look at: a folder, or a commit of a repository. Only ever read."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from tqconvert.patches.checkout import COMPAT, PATCHES, VERSION, Generation
 from tqconvert.patches.files import Reader, folder_reader
 from tqconvert.patches.git import Git
 from tqconvert.patches.history import Commit
-from tqconvert.patches.layout import GGML, LLAMA
+from tqconvert.patches.layout import FILTER, GGML, LLAMA, Layout, Plain, Vendored, parse_filter
 
 NO_FETCH = {"GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"}
 """Lets a partial clone say that it lacks content, instead of asking the network for it."""
@@ -24,8 +24,21 @@ class Target(NamedTuple):
     commit: Commit | None
     """None for a folder."""
     git: Git | None
-    fetch: Callable[[list[str]], None]
+    fetch: Callable[[Iterable[str]], None]
     """Reads many files at once."""
+
+    @property
+    def layout(self) -> Layout:
+        """Where llama.cpp's files lie in it."""
+        return _VendoredIn(self.read) if self.generation is Generation.LEGACY else Plain()
+
+
+class _VendoredIn(Vendored):
+    """An Ollama tree of the legacy generation that need not be a folder."""
+
+    def __init__(self, read: Reader) -> None:
+        texts = {top: read(f"{top}/{FILTER}") or b"" for top in (GGML, LLAMA)}
+        self._filters = {t: parse_filter(d.decode("utf-8", "replace")) for t, d in texts.items()}
 
 
 def open_target(name: str, repository: Path | None, env: Mapping[str, str]) -> Target:

@@ -1,5 +1,7 @@
-"""`ollama-build lint` and `watch`: checks of the patches themselves."""
+"""`ollama-build bisect-base`, `lint` and `watch`: checks of the patches themselves."""
 
 from collections.abc import Callable
 
-COMMANDS: tuple[Callable[..., None], ...] = ()
+from tqconvert.cli.ollama_build.onto import bisect_base
+
+COMMANDS: tuple[Callable[..., None], ...] = (bisect_base,)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tqconvert.cli.ollama_build.onto import GitOpt, status_onto
 from tqconvert.cli.ollama_build.options import (
     GgmlOnlyOpt,
     OllamaOpt,
@@ -74,6 +75,14 @@ def list_(
 def status(
     tree: TreeArg = Path(),
     ollama: OllamaOpt = None,
+    onto: Annotated[
+        str | None,
+        typer.Option(metavar="TAG|COMMIT|DIR", help="Try the patches on this base instead."),
+    ] = None,
+    git: GitOpt = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="With --onto: look for them in the history too.")
+    ] = False,
     patches: PatchesOpt = None,
     ggml_only: GgmlOnlyOpt = False,
     json: JsonOpt = False,
@@ -85,10 +94,14 @@ def status(
     rest is looked up by its hashes. Patches that are not in the tree come with
     how they would go on. Nothing is written.
 
+    --onto tries them on another llama.cpp, or ours on another Ollama: each goes
+    on clean or with an offset, merges, conflicts (files and hunks), is blocked by
+    an earlier one, or is upstream already (in part), with the evidence.
+
     \b
     Examples:
-      tqconvert ollama-build status ../ollama
-      tqconvert ollama-build status ../llama.cpp --ollama ../ollama --json
+      tqconvert ollama-build status ../ollama --json
+      tqconvert ollama-build status ../ollama --onto b9000 --git ../llama.cpp
 
     \b
     Writes: nothing.
@@ -101,13 +114,26 @@ def status(
     from tqconvert.patches.state import read_state
 
     queue = open_queue(tree, ollama, patches, ggml_only=ggml_only)
+    out = Output("ollama-build.status", json=json, quiet=quiet)
+    if onto is not None:
+        status_onto(
+            queue,
+            patches_folder(patches),
+            onto,
+            out,
+            repository=git,
+            deep=deep,
+            ggml_only=ggml_only,
+        )
+        return
+    if git or deep:
+        raise UsageError("--git and --deep: go with --onto")
     found = read_state(queue, patches_folder(patches))
     problems = find_problems(found)
     counts = [
         f"{sum(p.applied is True for p in group)}/{len(group)}"
         for group in (found.upstream, found.ours)
     ]
-    out = Output("ollama-build.status", json=json, quiet=quiet)
     out.result(state_document(found, problems), state_text(found, problems), " ".join(counts))
     if code := exit_code(problems):
         raise typer.Exit(code)

@@ -6,8 +6,8 @@ from tqconvert.errors import GitFailedError, ToolMissingError
 from tqconvert.patches.chain import Chain, read_chain
 from tqconvert.patches.check import Check, check, counted, skipped
 from tqconvert.patches.checkout import SYNC, VERSION, Generation
-from tqconvert.patches.lock import FOLDERS
 from tqconvert.patches.objects import blob_id
+from tqconvert.patches.origin import FOLDERS
 from tqconvert.patches.queue import Step
 from tqconvert.patches.release import ReleaseLock
 from tqconvert.patches.repository import Repository, find_repository

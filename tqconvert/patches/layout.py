@@ -5,7 +5,8 @@ The vendored copies hold a part of llama.cpp only; which part, two rsync filters
 """
 
 import re
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -45,8 +46,18 @@ class Vendored:
             LLAMA: read_filter(root / LLAMA / FILTER),
         }
 
+    @cached_property
+    def _places(self) -> dict[str, str | None]:
+        """What was located before: each file is asked for several times."""
+        return {}
+
     def locate(self, path: str) -> str | None:
         """Where the file is vendored, None if the filters leave it out."""
+        if path not in self._places:
+            self._places[path] = self._locate(path)
+        return self._places[path]
+
+    def _locate(self, path: str) -> str | None:
         top, _, rest = path.partition("/")
         folder, inner = (GGML, rest) if top == "ggml" and rest else (LLAMA, path)
         return f"{folder}/{inner}" if _passes(self._filters[folder], inner) else None
@@ -63,7 +74,7 @@ class Vendored:
         for folder, rules in self._filters.items():
             if path.startswith(f"{folder}/"):
                 name = path.rpartition("/")[2]
-                return any(r.keeps and r.pattern.fullmatch(name) for r in rules)
+                return any(r.keeps and r.matches(name) for r in rules)
         return True
 
 
@@ -73,7 +84,7 @@ class Rule(NamedTuple):
     sends: bool
     keeps: bool
     """`protect`: speaks of the receiving side alone."""
-    pattern: re.Pattern[str]
+    matches: Callable[[str], bool]
     anchored: bool
     depth: int
     """How many names of a path's end an unanchored pattern is compared with."""
@@ -101,7 +112,7 @@ def parse_filter(text: str) -> tuple[Rule, ...]:
                 Rule(
                     sends=verb in ("include", "+", "show", "S"),
                     keeps=verb in ("protect", "P"),
-                    pattern=_compile(pattern.strip("/")),
+                    matches=_matcher(pattern.strip("/")),
                     anchored=pattern.startswith("/"),
                     depth=pattern.strip("/").count("/") + 1,
                     folders=pattern.endswith("/"),
@@ -113,9 +124,17 @@ def parse_filter(text: str) -> tuple[Rule, ...]:
 _WILD = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
 
 
-def _compile(pattern: str) -> re.Pattern[str]:
+def _matcher(pattern: str) -> Callable[[str], bool]:
+    """Tells whether a name matches. Most patterns are a name or an ending, which need no regex."""
+    plain = pattern.removeprefix("*")
+    if not re.search(r"[*?\[]", plain):
+        if plain == pattern:
+            return pattern.__eq__
+        return lambda name: name.endswith(plain) and "/" not in name.removesuffix(plain)
     parts = re.findall(r"\*\*|\*|\?|\[[^\]]+\]|.", pattern)
-    return re.compile("".join(_WILD.get(p) or (p if len(p) > 1 else re.escape(p)) for p in parts))
+    regex = "".join(_WILD.get(p) or (p if len(p) > 1 else re.escape(p)) for p in parts)
+    compiled = re.compile(regex)
+    return lambda name: compiled.fullmatch(name) is not None
 
 
 def _passes(rules: tuple[Rule, ...], path: str) -> bool:
@@ -135,6 +154,6 @@ def _passes(rules: tuple[Rule, ...], path: str) -> bool:
 
 def _matches(rule: Rule, name: str) -> bool:
     if rule.anchored:
-        return rule.pattern.fullmatch(name) is not None
+        return rule.matches(name)
     tail = "/".join(name.split("/")[-rule.depth :])
-    return rule.pattern.fullmatch(tail) is not None
+    return rule.matches(tail)

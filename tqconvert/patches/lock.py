@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tqconvert.errors import IntegrityError, NotFoundError, UsageError
-from tqconvert.patches.checkout import COMPAT, PATCHES, Checkout, Generation
+from tqconvert.patches.checkout import Checkout, Generation
 from tqconvert.patches.files import Files, folder_reader
 from tqconvert.patches.git import Git
 from tqconvert.patches.history import Commit
 from tqconvert.patches.layout import GGML, LLAMA, Vendored
 from tqconvert.patches.objects import ABSENT, blob_id, folder_id
+from tqconvert.patches.origin import FOLDERS, upstream_of
 from tqconvert.patches.patch_id import patch_id
 from tqconvert.patches.place import place
 from tqconvert.patches.queue import Layer, Origin, Step, diffs_of
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from tqconvert.patches.diff import FileDiff
 
 REPO = "https://github.com/ggml-org/llama.cpp"
-FOLDERS = {Generation.LEGACY: (PATCHES, LLAMA, GGML), Generation.MODERN: (COMPAT,)}
-"""Folders whose trees a lock holds; Ollama's patches lie in the first."""
 
 
 class Computed(NamedTuple):
@@ -53,16 +52,6 @@ class Sources(NamedTuple):
     commit: Commit | None = None
     folder: Path | None = None
     """A llama.cpp tree or a part of one; a file is taken if its id is the one that a patch states."""
-
-
-def upstream_of(checkout: Checkout) -> tuple[Patch, ...]:
-    """Ollama's patches in a tree, named by their path below the folder of patches."""
-    if not checkout.is_ollama:
-        return ()
-    folder = checkout.root / FOLDERS[checkout.generation][0]
-    return tuple(
-        Patch(p.relative_to(folder).as_posix(), p.read_bytes()) for p in checkout.upstream_patches()
-    )
 
 
 def compute_lock(

@@ -5,8 +5,8 @@ from tqconvert.patches.checkout import Generation
 from tqconvert.patches.files import Files
 from tqconvert.patches.history import Commit
 from tqconvert.patches.layout import GGML, LLAMA, Plain
-from tqconvert.patches.lock import upstream_of
 from tqconvert.patches.objects import ABSENT, blob_id
+from tqconvert.patches.origin import upstream_of
 from tqconvert.patches.queue import Layer, Origin, Step, diffs_of
 from tqconvert.patches.release import ReleaseLock
 from tqconvert.patches.series import Patch

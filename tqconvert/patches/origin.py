@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tqconvert.patches.check import counted
-from tqconvert.patches.checkout import Checkout
-from tqconvert.patches.patch_id import patch_id
+from tqconvert.patches.checkout import COMPAT, PATCHES, Checkout, Generation
+from tqconvert.patches.layout import GGML, LLAMA
 from tqconvert.patches.release import ReleaseLock, base_fits, find_lock, nearest_lock, series_id
 from tqconvert.patches.series import Patch
 from tqconvert.patches.verdict import Verdict
+
+FOLDERS = {Generation.LEGACY: (PATCHES, LLAMA, GGML), Generation.MODERN: (COMPAT,)}
+"""Folders whose trees a lock holds; Ollama's patches lie in the first."""
 
 
 class PatchOrigin(NamedTuple):
@@ -36,6 +39,16 @@ class Source(NamedTuple):
     """Patches of the nearest release that the tree lacks."""
     other_base: bool
     """Whether the patches are the nearest release's and only the llama.cpp that is named is not."""
+
+
+def upstream_of(checkout: Checkout) -> tuple[Patch, ...]:
+    """Ollama's patches in a tree, named by their path below the folder of patches."""
+    if not checkout.is_ollama:
+        return ()
+    folder = checkout.root / FOLDERS[checkout.generation][0]
+    return tuple(
+        Patch(p.relative_to(folder).as_posix(), p.read_bytes()) for p in checkout.upstream_patches()
+    )
 
 
 def compare_patches(folder: Path, checkout: Checkout, patches: Sequence[Patch]) -> Source:
@@ -72,6 +85,8 @@ def _compare(patch: Patch, lock: ReleaseLock) -> PatchOrigin:
     for known in lock.patches:
         if known.sha256 == patch.sha256:
             return PatchOrigin(Verdict.APPLIED, "", known.patch_id)
+    from tqconvert.patches.patch_id import patch_id
+
     own = patch_id(patch.data)
     for known in lock.patches:
         if own and known.patch_id == own:

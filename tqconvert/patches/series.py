@@ -8,9 +8,9 @@ nothing) what needs the layer above ggml. New files lie in `ollama_patches/files
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from tqconvert.errors import BadSeriesError, NotFoundError
 
@@ -29,8 +29,7 @@ class Scope(StrEnum):
     """Types and their tests, on trees whose upper layer our other hooks do not know."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One line of a series."""
 
     alternatives: tuple[str, ...]
@@ -38,8 +37,7 @@ class Entry:
     """Whether a build of ggml alone takes it."""
 
 
-@dataclass(frozen=True, slots=True)
-class NewFile:
+class NewFile(NamedTuple):
     """A file that the source gets; `path` is relative to the tree, with slashes."""
 
     path: str
@@ -51,8 +49,7 @@ class NewFile:
         return hashlib.sha256(self.data).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Patch:
+class Patch(NamedTuple):
     """One patch file."""
 
     name: str
@@ -70,8 +67,7 @@ class Patch:
         return tuple(dict.fromkeys(path for path in _FILE_LINE.findall(text) if path))
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
+class Series(NamedTuple):
     """Everything that goes onto a tree, read from disk once."""
 
     steps: tuple[tuple[Patch, ...], ...]

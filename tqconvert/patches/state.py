@@ -19,8 +19,7 @@ from tqconvert.patches.ladder import (
     locate,
 )
 from tqconvert.patches.layout import Layout
-from tqconvert.patches.lock import upstream_of
-from tqconvert.patches.origin import Source, compare_patches
+from tqconvert.patches.origin import Source, compare_patches, upstream_of
 from tqconvert.patches.ours import our_state, take_off
 from tqconvert.patches.queue import Origin, Queue, Step
 from tqconvert.patches.series import Patch
@@ -96,7 +95,7 @@ class TextReader:
 
 def with_lf(data: bytes) -> bytes:
     """The same object, unless all lines end in CRLF."""
-    if b"\r\n" not in data or data.count(b"\n") != data.count(b"\r\n"):
+    if b"\r" not in data or data.count(b"\n") != data.count(b"\r\n"):
         return data
     return data.replace(b"\r\n", b"\n")
 

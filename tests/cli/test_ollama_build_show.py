@@ -121,7 +121,7 @@ def test_verify(run_cli: Any, release: Release, patches: Path) -> None:
     code, out, err = run_cli(*args, "--base-git", release.llama)
     assert (code, err) == (0, "")
     assert out.splitlines()[1:4] == [
-        "  L0    ok      trees of 3 folders",
+        "  L0    ok      ids of 3 folders",
         "  L1    ok      8 patches by sha256, 7 files on 16 rungs",
         "                not looked at: 2 files of patches that the tree does not carry",
     ]

@@ -73,7 +73,7 @@ def test_a_release_holds_on_all_levels(release: Release, locked: Path) -> None:
     found = Verdicts(release.ollama, locked)
     assert found.ok == {"L0": True, "L1": True, "L2": True, "L3": True, "L4": None, "ours": None}
     assert found.code == 0
-    assert found["L0"].covered == "trees of 3 folders"
+    assert found["L0"].covered == "ids of 3 folders"
     assert found["L1"].covered == "8 patches by sha256, 7 files on 16 rungs"
     assert found["L1"].not_covered == "2 files of patches that the tree does not carry"
     assert found["L2"].covered == (
@@ -89,7 +89,7 @@ def test_with_ours_applied_the_release_below_still_holds(release: Release, locke
     put_on(release.ollama, locked)
     found = Verdicts(release.ollama, locked)
     assert (found.failed, found.code) == ([], 0)
-    assert found["L0"].covered == "trees of 3 folders; 4 changed as our patches do"
+    assert found["L0"].covered == "ids of 3 folders; 4 changed as our patches do"
     assert found["ours"].covered == "5 of 5 patches as in this installation"
 
 
@@ -254,7 +254,7 @@ def test_commits_of_ours_are_compared_by_their_digest(release: Release, locked: 
     git(release.ollama, "commit", "-q", "-m", f"ops\n\nTQ-Patch: ops sha256:{digest}")
     found = Verdicts(release.ollama, locked)
     assert (found.failed, found.code) == ([], 0)
-    assert found["L0"].covered == "trees of 3 folders below 1 commit of ours, with their sha256"
+    assert found["L0"].covered == "ids of 3 folders below 1 commit of ours, with their sha256"
     git(release.ollama, "commit", "-q", "--amend", "-m", f"ops\n\nTQ-Patch: ops sha256:{'0' * 64}")
     found = Verdicts(release.ollama, locked)
     assert found.failed == ["L0"]

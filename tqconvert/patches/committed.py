@@ -52,7 +52,7 @@ def _check(state: TreeState, lock: ReleaseLock, repo: Repository) -> Check:
     named = VERSION if lock.generation is Generation.MODERN else SYNC
     changed, explained = _changed(state, repo, (*folders, named))
     findings += [f"{p} is not as it was committed" for p in changed]
-    covered = f"trees of {counted(len(folders), 'folder')}"
+    covered = f"ids of {counted(len(folders), 'folder')}"
     if chain.links:
         covered += f" below {counted(len(chain.links), 'commit')} of ours, with their sha256"
     if explained:
@@ -67,12 +67,11 @@ def _check(state: TreeState, lock: ReleaseLock, repo: Repository) -> Check:
 
 def _other_bytes(chain: Chain, ours: tuple[Step, ...]) -> list[str]:
     """Commits of patches that this installation has with other bytes, or not at all."""
-    here = {p.name.removesuffix(".patch"): p.sha256 for s in ours for p in s.alternatives}
     by_digest = {p.sha256 for s in ours for p in s.alternatives}
     return [
         f"{link.name} ({link.commit[:9]}) was applied with other bytes than this installation's"
         for link in chain.links
-        if link.sha256 not in by_digest and link.name in here
+        if link.sha256 not in by_digest
     ]
 
 

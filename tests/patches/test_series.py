@@ -114,13 +114,9 @@ def test_a_patch_must_change_the_tree(tmp_path: Path, text: str, what: str) -> N
 
 
 def test_our_own_series_is_sound() -> None:
-    """It parses, every patch is there and has its header, and every patch file is in it."""
+    """It parses, and every patch file is in it; what else must hold, the lint tells."""
     folder = find_patches()
     series = read_series(folder)
     patches = [p for step in series.steps for p in step]
     assert {p.name for p in patches} == {p.name for p in (folder / "llama.cpp").glob("*.patch")}
-    for patch in patches:
-        head = patch.data.decode().partition("\n--- ")[0]
-        for field in ("Subject:", "Origin:", "Why:", "Drop-when:"):
-            assert f"\n{field}" in f"\n{head}", f"{patch.name}: {field}"
     assert b"\r" not in b"".join([*(p.data for p in patches), *(f.data for f in series.new_files)])

@@ -164,10 +164,10 @@ def read_new_files(folder: Path, scope: Scope = Scope.ALL) -> Iterable[NewFile]:
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
         wanted = scope is Scope.ALL or relative.parts[0] in GGML_FOLDERS
-        if wanted and path.is_file() and not _is_litter(path):
+        if wanted and path.is_file() and not is_litter(path):
             yield NewFile(relative.as_posix(), path.read_bytes())
 
 
-def _is_litter(path: Path) -> bool:
+def is_litter(path: Path) -> bool:
     """Whether an editor or the system left the file there."""
     return path.name.startswith(".") or path.suffix in (".orig", ".rej", ".swp", ".pyc")

@@ -383,3 +383,27 @@ def test_nothing_is_written(release: Release, locked: Path) -> None:
     before = times()
     state_of(release.ollama, locked)
     assert times() == before
+
+
+def test_index_lines_that_contradict_each_other_are_no_ladder(release: Release, ours: Path) -> None:
+    """Without a lock, stale lines of a file that two patches touch: its hunks tell, and all are in."""
+    edit(
+        release.patches[6],
+        lambda d: re.sub(rb"index [0-9a-f]+\.\.[0-9a-f]+", b"index 1234567..89abcde", d, count=1),
+    )
+    state = state_of(release.ollama, ours)
+    assert all(p.applied for p in state.upstream)
+    assert (state.edited, state.half, kinds(state)) == ((), (), ["unknown-release"])
+
+
+def test_an_older_release_is_not_known_and_nothing_else(release: Release, locked: Path) -> None:
+    """The last patch is neither in the folder nor in the tree: the nearest is named, exit code 5."""
+    take_back(release, locked, 1)
+    release.patches[7].unlink()
+    state = state_of(release.ollama, locked)
+    problems = find_problems(state)
+    assert [p.text for p in problems] == [
+        "0008-quants-last-line.patch, a patch of v0.99.0, is not there",
+        "no lock knows these patches; 7 of 7 are those of v0.99.0",
+    ]
+    assert exit_code(problems) == 5

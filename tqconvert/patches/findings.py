@@ -8,7 +8,7 @@ from tqconvert.patches.queue import Origin
 from tqconvert.patches.state import TreeState
 from tqconvert.patches.verdict import Verdict
 
-UNKNOWN = ("unknown-release", "unknown-base")
+UNKNOWN = ("unknown-release", "unknown-base", "missing-patch", Verdict.ADDED)
 """Kinds that say that nothing is known, not that something is wrong."""
 
 
@@ -78,7 +78,12 @@ def _patch_files(state: TreeState) -> list[Problem]:
         elif patch.verdict is Verdict.ADDED and state.source and state.source.nearest:
             found.append(Problem(Verdict.ADDED, f"{patch.name} is {patch.evidence}"))
     if state.source:
-        found += [Problem("missing-patch", f"{n} is not there") for n in state.source.missing]
+        near = state.source.nearest
+        found += [
+            Problem("missing-patch", f"{n}, a patch of {near.title}, is not there")
+            for n in state.source.missing
+            if near
+        ]
     return found
 
 

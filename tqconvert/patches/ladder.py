@@ -81,7 +81,10 @@ def ladder_of_lock(lock: ReleaseLock) -> Ladder:
 
 
 def ladder_of_index_lines(steps: Iterable[Step]) -> Ladder:
-    """The ladders that the patches' own `index` lines state; a file that misses one has none."""
+    """The ladders that the patches' own `index` lines state.
+
+    A file has none if a line is missing, or where one does not start at the id that the last ended at.
+    """
     ladder: dict[str, list[Rung]] = {}
     broken = set()
     for number, step in enumerate(steps, start=1):
@@ -90,6 +93,9 @@ def ladder_of_index_lines(steps: Iterable[Step]) -> Ladder:
                 broken |= {p for p in (diff.old, diff.new) if p}
                 continue
             rungs = ladder.setdefault(diff.path, [Rung(0, diff.old_id)])
+            last = rungs[-1].id
+            if not (last.startswith(diff.old_id) or diff.old_id.startswith(last)):
+                broken.add(diff.path)
             rungs.append(Rung(number, diff.new_id))
     return {p: r for p, r in ladder.items() if p not in broken}
 

@@ -19,7 +19,7 @@ class PatchOrigin(NamedTuple):
     """One patch file."""
 
     verdict: Verdict
-    """APPLIED stands for unchanged bytes."""
+    """APPLIED stands for unchanged bytes, or for patches of which nothing is known."""
     evidence: str
     """For people; empty where there is nothing to say."""
     id: str | None
@@ -70,7 +70,7 @@ def compare_patches(folder: Path, checkout: Checkout, patches: Sequence[Patch]) 
     near = nearest_lock(folder, checkout, digests)
     compared = tuple(_compare(p, near.lock) for p in patches) if near else ()
     if near is None or all(p.verdict is Verdict.ADDED for p in compared):
-        unknown = PatchOrigin(Verdict.ADDED, "of no release that is known", None)
+        unknown = PatchOrigin(Verdict.APPLIED, "", None)
         return Source(series, None, None, (unknown,) * len(patches), (), other_base=False)
     names = {p.name for p in patches}
     ids = {p.id for p in compared}

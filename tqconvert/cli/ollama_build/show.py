@@ -170,8 +170,9 @@ def verify(
     Writes: nothing.
     -q prints the levels that do not hold.
     Exit codes: 0 all that was looked at holds, 1 something generated is out of
-    date, or there was nothing to look at, 2 usage, 4 bytes are not what they must
-    be, 5 no such tree or commit, or a release that is not known, 8 git is missing.
+    date, or there was nothing to look at, 2 usage, 4 bytes are not what they
+    must be, 5 no such tree or commit, or a release that is not known, 8 git is
+    missing.
     """  # noqa: D301 - \b keeps Typer from joining lines
     from tqconvert.cli.ollama_build.show_text import (
         checks_document,
@@ -231,7 +232,7 @@ def lock(
     \b
     Examples:
       tqconvert ollama-build lock ../ollama --tag v0.24.0
-      tqconvert ollama-build lock ../ollama --tag v0.24.0 --base-git ../llama.cpp -o .
+      tqconvert ollama-build lock ../ollama --base-git ../llama.cpp -o lock.json
 
     \b
     Writes: FILE, if given.

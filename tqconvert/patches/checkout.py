@@ -78,8 +78,12 @@ def find_checkout(folder: Path) -> Checkout:
 
 def _sync_base(makefile: Path) -> str | None:
     try:
-        text = makefile.read_text("utf-8", "replace")
+        return sync_base(makefile.read_text("utf-8", "replace"))
     except OSError:
         return None
+
+
+def sync_base(text: str) -> str | None:
+    """The llama.cpp that a `Makefile.sync` names, None if it names none."""
     found = re.search(r"^FETCH_HEAD\s*[:?]?=\s*(\S+)", text, re.MULTILINE)
     return found[1] if found else None

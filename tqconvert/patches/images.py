@@ -65,6 +65,13 @@ def images_of(queue: Queue, read: Reader) -> Images:
     return found
 
 
+def images_on(steps: Sequence[Step], read: Reader, layout: Layout) -> Images:
+    """The images of steps that are put on a tree without them, as far as they go on."""
+    found = Images()
+    _put_on(found, Files(read), steps, layout)
+    return found
+
+
 def located_pairs(step: Step, patch: Patch, layout: Layout) -> list[tuple[FileDiff, FileDiff]]:
     """Each diff as it stands in the patch, and at its place; those without a place are left out."""
     if step.layer is not Layer.LLAMA_CPP:

@@ -8,6 +8,7 @@ import typer
 
 from tqconvert.cli.ollama_build.onto import bisect_base
 from tqconvert.cli.ollama_build.options import patches_folder
+from tqconvert.cli.ollama_build.watch import watch
 from tqconvert.cli.options import JsonOpt, QuietOpt
 from tqconvert.cli.output import Output
 
@@ -64,4 +65,4 @@ def lint(
         raise typer.Exit(1)
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (lint, bisect_base)
+COMMANDS: tuple[Callable[..., None], ...] = (lint, watch, bisect_base)

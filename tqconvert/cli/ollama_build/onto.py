@@ -97,7 +97,7 @@ def tried_document(tried: "Tried") -> dict[str, Any]:
 def tried_table(tried: "tuple[Tried, ...]") -> str:
     """The verdicts that are not `clean`, a line each."""
     rows = [
-        (t.step.name, str(t.verdict), t.evidence)
+        (t.patch.name.removesuffix(".patch"), str(t.verdict), t.evidence)
         for t in tried
         if t.verdict not in ("clean", "not-vendored")
     ]

@@ -18,6 +18,7 @@ class Files:
         self._found: dict[str, bytes | None] = {}
         self._now: dict[str, bytes | None] = {}
         self._ids: dict[str, str] = {}
+        self._found_ids: dict[str, str] = {}
 
     def get(self, path: str) -> bytes | None:
         """The file as it is now, None if it is not there."""
@@ -38,9 +39,10 @@ class Files:
 
     def id(self, path: str) -> str:
         """Blob id of the file as it is now; zeros if it is not there."""
-        if path not in self._ids:
-            self._ids[path] = blob_id(self.get(path))
-        return self._ids[path]
+        ids = self._ids if path in self._now else self._found_ids
+        if path not in ids:
+            ids[path] = blob_id(self.get(path))
+        return ids[path]
 
     def changes(self) -> dict[str, bytes | None]:
         """Path -> content of every file that differs from what was found."""
@@ -49,7 +51,7 @@ class Files:
     def copy(self) -> "Files":
         """The same view, to be changed on its own; what was read is shared."""
         twin = Files(self._read)
-        twin._found = self._found
+        twin._found, twin._found_ids = self._found, self._found_ids
         twin._now = dict(self._now)
         twin._ids = dict(self._ids)
         return twin

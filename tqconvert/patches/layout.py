@@ -125,12 +125,18 @@ _WILD = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
 
 
 def _matcher(pattern: str) -> Callable[[str], bool]:
-    """Tells whether a name matches. Most patterns are a name or an ending, which need no regex."""
-    plain = pattern.removeprefix("*")
-    if not re.search(r"[*?\[]", plain):
-        if plain == pattern:
+    """Tells whether a name matches. Most patterns have one star or none, and need no regex."""
+    head, star, tail = pattern.partition("*")
+    if not re.search(r"[*?\[]", head + tail):
+        if not star:
             return pattern.__eq__
-        return lambda name: name.endswith(plain) and "/" not in name.removesuffix(plain)
+        ends = len(head) + len(tail)
+        return lambda name: (
+            len(name) >= ends
+            and name.startswith(head)
+            and name.endswith(tail)
+            and "/" not in name[len(head) : len(name) - len(tail)]
+        )
     parts = re.findall(r"\*\*|\*|\?|\[[^\]]+\]|.", pattern)
     regex = "".join(_WILD.get(p) or (p if len(p) > 1 else re.escape(p)) for p in parts)
     compiled = re.compile(regex)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.patches.releases import Release, git
+from tests.patches.releases import ENV, Release, git
 from tests.patches.trees import (
     OURS,
     files_of,
@@ -189,15 +189,15 @@ def test_edit_and_abort(release: Release, ours: Path) -> None:
     put_on(root, ours)
     before = state_of(root)
     edit(repository(root), "ids")
-    assert abort(repository(root)).backup is None
+    assert abort(repository(root), ENV).backup is None
     assert state_of(root) == before
     edit(repository(root), "ids")
     add_after(root / GGML_H, b"int id(void);", b"int mine(void);")
-    done = abort(repository(root))
+    done = abort(repository(root), ENV)
     assert state_of(root) == before
     assert done.backup
     assert "int mine(void);" in git(root, "show", f"{done.backup}:{GGML_H}")
-    assert abort(repository(root)).what is None
+    assert abort(repository(root), ENV).what is None
 
 
 def test_edit_and_apply_or_unapply(release: Release, ours: Path) -> None:

@@ -1,11 +1,13 @@
 """The operation under way taken back, whatever was left of it."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from tqconvert.patches.apply_queue import applied_ref, own_branch
 from tqconvert.patches.move import carry_out, contents_of, operation, recover
 from tqconvert.patches.obstacles import changes_between, find_blocked, require_clear, require_quiet
 from tqconvert.patches.operation import REFS, State, new_id
+from tqconvert.patches.rebase_end import give_up, main_of
 from tqconvert.patches.repository import Blobs, Place, Repository
 from tqconvert.patches.unapply import save_edits
 
@@ -20,15 +22,19 @@ class Aborted(NamedTuple):
     """Ref that holds what the user had done meanwhile."""
 
 
-def abort(repo: Repository) -> Aborted:
+def abort(repo: Repository, env: Mapping[str, str]) -> Aborted:
     """Take back the operation under way; nothing where there is none.
 
-    An `edit` is given up, what was done in it saved in a ref. Raises RefusedError, LockedError,
-    StorageError.
+    What was done in an `edit` or in the conflicts of a `rebase` is saved in a ref.
+    Raises RefusedError, LockedError, StorageError.
     """
-    state = State(repo)
+    repo, state = main_of(repo, env)
     with state.locked():
         what = recover(repo, state)
+        op = state.pending()
+        if op is not None and op.phase == "rebase":
+            backup = give_up(repo, state, op, env)
+            return Aborted(repo.head(), "gave up the rebase", backup)
         if what:
             return Aborted(repo.head(), what, None)
         return _leave_edit(repo, state)

@@ -51,7 +51,7 @@ def check_export(repo: Repository, queue: Queue) -> Exported:
     with Blobs(repo.git) as blobs:
         now = look(repo, blobs)
         members = _members(repo, now, queue)
-        edited = _edited(repo, blobs, now, members, queue)
+        edited = edited_members(repo, blobs, now, members, queue)
         stale = _texts(members)
         names = {d.name for d in stale}
         found = [
@@ -79,8 +79,8 @@ def export(repo: Repository, queue: Queue, folder: Path) -> Exported:
                 f"{stale[0].name}: {stale[0].what}",
                 hint="tqconvert ollama-build apply takes the files' side",
             )
-        edited = _edited(repo, blobs, now, members, queue)
-        edits = [_whole(repo, members, n) for n in edited]
+        edited = edited_members(repo, blobs, now, members, queue)
+        edits = [whole_edit(repo, members, n) for n in edited]
         names = tuple(m.link.name for m in members)
         if not edits:
             return Exported(now.work.head, names, (), ())
@@ -116,10 +116,14 @@ def _texts(members: Sequence[Member]) -> list[Drift]:
     ]
 
 
-def _edited(
-    repo: Repository, blobs: Blobs, now: Situation, members: Sequence[Member], queue: Queue
-) -> list[int]:
-    """Members whose commits do something else than their patches."""
+def edited_members(
+    repo: Repository, blobs: Blobs, now: Situation, members: Sequence[Member], queue: Queue,
+    *, theirs: bool = False,
+) -> list[int]:  # fmt: skip
+    """Members whose commits do something else than their patches.
+
+    Raises RefusedError if one of them is Ollama's, unless `theirs` may be among them.
+    """
     found = []
     rows = _changed(repo, [m.link.commit for m in members])
     files = now.files.copy()
@@ -129,7 +133,7 @@ def _edited(
         wanted = rows[member.link.commit]
         paths = {*wanted, *(p for f in fit.files for p in (f.diff.old, f.diff.new) if p)}
         if not fit.ok or any(made.id(p) != wanted.get(p, files.id(p)) for p in paths):
-            if member.step.origin is Origin.OLLAMA:
+            if member.step.origin is Origin.OLLAMA and not theirs:
                 raise RefusedError(
                     f"{member.link.name}: Ollama's own, and edited in the tree",
                     hint="put the edit into a patch of ours",
@@ -157,7 +161,7 @@ def _changed(repo: Repository, commits: Sequence[str]) -> dict[str, dict[str, st
     return found
 
 
-def _whole(repo: Repository, members: Sequence[Member], number: int) -> Edit:
+def whole_edit(repo: Repository, members: Sequence[Member], number: int) -> Edit:
     """Everything that a commit does, in the stead of its patch."""
     commit = members[number].link.commit
     return Edit(

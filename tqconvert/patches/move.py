@@ -5,19 +5,18 @@ places by rename, which needs no space, forth or back. Files that both commits h
 whatever was done to them. git's own `index.lock` is held throughout, so that no other git runs in between.
 """
 
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from tqconvert import fs
-from tqconvert.errors import GitFailedError, LockedError, RefusedError, StorageError, TqError
-from tqconvert.patches.chain import writing_failed
+from tqconvert.errors import GitFailedError, LockedError, RefusedError, StorageError
 from tqconvert.patches.objects import blob_id
-from tqconvert.patches.obstacles import Change, has_crlf, plain
+from tqconvert.patches.obstacles import Change, plain
 from tqconvert.patches.operation import REFS, Operation, State, new_id
 from tqconvert.patches.patch_files import digests, restore_files, write_files
 from tqconvert.patches.repository import Blobs, Place, Repository
+from tqconvert.patches.stage import Stage, check_index, index_with, prune
 
 _MARK = b"tqconvert "
 """How an `index.lock` of ours begins; git's are empty or begin with DIRC."""
@@ -26,11 +25,12 @@ _MARK = b"tqconvert "
 def carry_out(
     repo: Repository, state: State, op: Operation, changes: Mapping[str, Change],
     contents: Callable[[str], bytes], files: Mapping[Path, bytes | None] | None = None,
-    **facts: object,
+    then: Operation | None = None, **facts: object,
 ) -> None:  # fmt: skip
     """Take files of `ollama_patches`, work tree, index, refs and HEAD from `op.before` to `op.after`.
 
-    `contents` gives the bytes of a blob, `facts` go into the log. Whatever is raised, all is as it was.
+    `contents` gives the bytes of a blob, `facts` go into the log; `then` is on record afterwards.
+    Whatever is raised, all is as it was.
     """
     state.begin(op)
     try:
@@ -44,7 +44,10 @@ def carry_out(
             raise fs.storage_error(e, e.filename or repo.root) from e
         raise
     clear(repo, state)
-    state.end(op, **facts)
+    if then:
+        state.begin(then)
+    else:
+        state.end(op, **facts)
 
 
 def operation(
@@ -73,11 +76,11 @@ def _move(
     contents: Callable[[str], bytes],
 ) -> None:  # fmt: skip
     take_index_lock(repo, op)
-    stage = _Stage(repo, state)
+    stage = Stage(repo, state)
     stage.fill({p: c for p, c in changes.items() if p in op.paths}, contents)
-    _index_with(repo, state, changes)
+    index_with(repo, state, changes)
     stage.swap()
-    _check_index(repo, state, op, changes)
+    check_index(repo, state, op, changes)
     fs.rename(state.stage / "index", repo.git_dir / "index")
     repo.update_refs({r: v for r, v in op.refs.items() if v[0]}, op.command)
     if op.after != op.before:
@@ -95,7 +98,10 @@ def _drop_refs(repo: Repository, op: Operation) -> None:
 def _take_back(repo: Repository, state: State, op: Operation, cause: BaseException) -> None:
     try:
         roll_back(repo, state, op)
-        fs.remove(state.op_path)
+        if "outer" in op.more:
+            state.begin(Operation.from_json(op.more["outer"]))
+        else:
+            fs.remove(state.op_path)
     except OSError as e:
         raise StorageError(
             f"{e.filename}: {e.strerror}; what `{op.command}` changed could not be put back yet",
@@ -130,8 +136,7 @@ def recover(repo: Repository, state: State) -> str | None:
     if op is None:
         clear(repo, state)
         if (repo.common_dir / REFS / "new").is_dir():
-            stray = repo.refs(f"{REFS}/new/")
-            repo.update_refs({ref: (None, oid) for ref, oid in stray.items()}, "clear")
+            drop_fresh(repo)
         return None
     if op.phase != "move":
         return None
@@ -147,8 +152,17 @@ def recover(repo: Repository, state: State) -> str | None:
             hint=f"refs/tqconvert/orig/{op.id} is where it was; rm {state.op_path} to go on from here",
         )
     roll_back(repo, state, op)
-    state.end(op, recovered="taken back")
+    if "outer" in op.more:
+        state.begin(Operation.from_json(op.more["outer"]))
+    else:
+        state.end(op, recovered="taken back")
     return f"took back `{op.command}`, which had been interrupted"
+
+
+def drop_fresh(repo: Repository) -> None:
+    """Delete the refs that hold commits until an operation has a place for them."""
+    stray = repo.refs(f"{REFS}/new/")
+    repo.update_refs({ref: (None, oid) for ref, oid in stray.items()}, "clear")
 
 
 def roll_back(repo: Repository, state: State, op: Operation) -> None:
@@ -165,7 +179,7 @@ def roll_back(repo: Repository, state: State, op: Operation) -> None:
             fs.rename(kept, place)
         elif op.paths[path][0] is None and after and _holds(place, after):
             fs.remove(place)
-            _prune(repo.root, path)
+            prune(repo.root, path)
     restore_files(state, op)
     if (state.stage / "index.old").exists():
         fs.rename(state.stage / "index.old", repo.git_dir / "index")
@@ -189,105 +203,12 @@ def clear(repo: Repository, state: State) -> None:
             shutil.rmtree(stage, ignore_errors=True)
 
 
-class _Stage:
-    """Files written aside, then put in place."""
-
-    def __init__(self, repo: Repository, state: State) -> None:
-        self.root, self.new, self.old = repo.root, state.stage / "new", state.stage / "old"
-        self.changes: Mapping[str, Change] = {}
-
-    def fill(self, changes: Mapping[str, Change], contents: Callable[[str], bytes]) -> None:
-        """Write the new files and the folders that they need; nothing in the tree has changed yet."""
-        fs.make_folders(self.new)
-        fs.make_folders(self.old)
-        self.changes = changes
-        converted = {p for p, (before, _) in changes.items() if has_crlf(self.root, p, before)}
-        for number, (path, (before, after)) in enumerate(changes.items()):
-            if after is not None:
-                data = contents(after.id)
-                if path in converted or (before is None and converted and b"\0" not in data):
-                    data = plain(data).replace(b"\n", b"\r\n")
-                fs.write_new(
-                    self.new / str(number), data, 0o777 if after.mode == "100755" else 0o666
-                )
-
-    def swap(self) -> None:
-        """Each new file to its place, the one that was there aside."""
-        for number, (path, (before, after)) in enumerate(self.changes.items()):
-            place, kept = self.root / path, self.old / str(number)
-            if before is not None and place.exists():
-                if after is None:
-                    fs.rename(place, kept)
-                    _prune(self.root, path)
-                    continue
-                try:
-                    fs.link(place, kept)  # so that the place is never empty
-                except OSError as e:
-                    if not fs.unsupported(e):
-                        raise
-                    fs.rename(place, kept)
-            if after is not None:
-                if before is None:
-                    fs.make_folders(place.parent)
-                fs.rename(self.new / str(number), place)
-
-
-def _index_with(repo: Repository, state: State, changes: Mapping[str, Change]) -> None:
-    """A copy of the index with the new entries, beside a copy of the old one."""
-    data = (repo.git_dir / "index").read_bytes()
-    fs.write_new(state.stage / "index.old", data, 0o644)
-    fs.write_new(state.stage / "index", data, 0o644)
-    rows = []
-    for path, (_, after) in changes.items():
-        mode, oid = after or ("0", "0" * 40)
-        rows.append(f"{mode} {oid}\t{path}\0")
-    done = repo.git.run(
-        "update-index", "-z", "--index-info", data=os.fsencode("".join(rows)), env=_own(state)
-    )
-    if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip()
-        raise writing_failed("git update-index", said, done.returncode)
-
-
-def _check_index(
-    repo: Repository, state: State, op: Operation, changes: Mapping[str, Change]
-) -> None:
-    """Compare index and folder with what was computed."""
-    done = repo.git.run("update-index", "-q", "--refresh", env=_own(state))
-    if done.returncode not in (0, 1):
-        said = done.stderr.decode("utf-8", "replace").strip()
-        raise writing_failed("git update-index", said, done.returncode)
-    stale = {r.removesuffix(": needs update") for r in os.fsdecode(done.stdout).splitlines()}
-    wrong = sorted(p for p in stale & changes.keys() if not has_crlf(repo.root, p, changes[p][1]))
-    wrong += os.fsdecode(
-        repo.git.bytes_of(
-            "diff-index", "--cached", "--name-only", "-z", op.after.oid, "--", env=_own(state)
-        )
-    ).split("\0")[:-1]
-    if wrong:
-        raise TqError(
-            f"{', '.join(wrong[:5])}: not what was computed (a bug, or a disk that fails)"
-        )
-
-
-def _own(state: State) -> dict[str, str]:
-    return {"GIT_INDEX_FILE": str(state.stage / "index")}
-
-
 def _holds(place: Path, oid: str) -> bool:
     """Whether the file there is this blob, whatever its line ends."""
     if not place.is_file():
         return False
     data = place.read_bytes()
     return oid in (blob_id(data), blob_id(plain(data)))
-
-
-def _prune(root: Path, path: str) -> None:
-    """Remove the folders that a file left empty."""
-    folder = path.rpartition("/")[0]
-    while folder and not os.listdir(root / folder):
-        fs.remove_folder(root / folder)
-        folder = folder.rpartition("/")[0]
 
 
 def contents_of(blobs: Blobs, known: Iterable[bytes] = ()) -> Callable[[str], bytes]:

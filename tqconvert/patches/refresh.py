@@ -1,7 +1,7 @@
 """Edits in a tree taken into the patches: what is not committed, and `fixup!` commits."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from tqconvert.patches.layout import Layout
 from tqconvert.patches.move import carry_out, contents_of, operation, recover
 from tqconvert.patches.objects import blob_id
 from tqconvert.patches.obstacles import changes_between, has_crlf, plain, require_clear
-from tqconvert.patches.operation import REFS, State, new_id
+from tqconvert.patches.operation import REFS, Operation, State, new_id
 from tqconvert.patches.queue import FilesStep, Origin, Queue
 from tqconvert.patches.repository import Blobs, Entry, Place, Repository
 from tqconvert.patches.restack import (
@@ -112,9 +112,13 @@ def _by_owner(edit: Edit, members: Sequence[Member], layout: Layout) -> list[Edi
 
 def settle(
     repo: Repository, state: State, blobs: Blobs, now: Situation, record: str | None,
-    done: Restacked, files: dict[Path, bytes | None], command: str,
+    done: Restacked, files: Mapping[Path, bytes | None], command: str, *,
+    outer: Operation | None = None,
 ) -> Place:  # fmt: skip
-    """Write the new chain and patch files, and go to its top; on the branch that the record names."""
+    """Write the new chain and patch files, and go to its top; on the branch that the record names.
+
+    `outer` is the operation that waits meanwhile, and waits again if this one is taken back.
+    """
     head = now.work.head
     own = record.removeprefix(f"{REFS}/applied/") if record else None
     ref = f"refs/heads/{own}" if own and repo.branch_at(f"refs/heads/{own}") else head.ref
@@ -136,6 +140,8 @@ def settle(
     if head.ref and head.ref != ref:
         refs[head.ref] = (None, head.oid)
     op = operation(command, head, after, changes, refs, files, name=name, in_place=in_place)
+    if outer:
+        op = op._replace(more={"outer": outer.to_json()})
     known = [d for c in done.commits for d in c.changes.values() if d is not None]
     carry_out(repo, state, op, changes, contents_of(blobs, known), files, base=now.chain.base)
     return after

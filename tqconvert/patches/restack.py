@@ -48,6 +48,8 @@ class Edit(NamedTuple):
     """Where it comes from, for messages."""
     whole: bool = False
     """Whether it stands in the patch's stead."""
+    name: str | None = None
+    """What the patch is called from then on, with `.patch`; None: as it is."""
 
 
 class Restacked(NamedTuple):
@@ -146,7 +148,9 @@ def restack(
             _take_in(trial, modes, edit, member)
         if own:
             after = {p: _side(trial, modes, p) for p in paths}
-            new = _renewed(repo, member, {p: Change(before[p], after[p]) for p in paths}, queue)
+            name = next((e.name for e in own if e.name), member.patch.name)
+            both = {p: Change(before[p], after[p]) for p in paths}
+            new = _renewed(repo, member, both, queue, name)
             if new.alternatives[0].sha256 != member.patch.sha256:
                 steps[index] = new
                 changed.append(index)
@@ -167,6 +171,8 @@ def files_to_write(
     found: dict[Path, bytes | None] = {}
     for index in restacked.changed:
         member, step = members[index], restacked.steps[index]
+        if member.step.origin is Origin.OLLAMA:
+            continue
         if isinstance(member.step, FilesStep) and isinstance(step, FilesStep):
             place_ = files_folder(folder, queue, member.step.layer)
             old = {f.path: f.data for f in member.step.files}
@@ -219,14 +225,11 @@ def _take_in(files: Files, modes: dict[str, str], edit: Edit, member: Member) ->
     _learn_modes(modes, edit.diffs)
 
 
-def _renewed(repo: Repository, member: Member, changes: Mapping[str, Change], queue: Queue) -> Step:
+def _renewed(
+    repo: Repository, member: Member, changes: Mapping[str, Change], queue: Queue, filename: str
+) -> Step:
     """The step with the content that it has now."""
     step = member.step
-    if step.origin is Origin.OLLAMA:
-        raise RefusedError(
-            f"{member.link.name}: Ollama's own, and stays as it is",
-            hint="name a patch of ours; tqconvert ollama-build list",
-        )
     named: dict[str, Change] = {}
     for path, change in changes.items():
         name = queue.checkout.layout.source(path) if step.layer is Layer.LLAMA_CPP else path
@@ -243,7 +246,7 @@ def _renewed(repo: Repository, member: Member, changes: Mapping[str, Change], qu
         raise RefusedError(
             f"{member.link.name}: nothing would be left of it", hint="take it out of the series"
         )
-    return Step((Patch(member.patch.name, text),), step.origin, step.layer)
+    return Step((Patch(filename, text),), step.origin, step.layer)
 
 
 def _renewed_files(step: FilesStep, changes: Mapping[str, Change]) -> FilesStep:

@@ -9,6 +9,7 @@ from tqconvert.errors import NotFoundError, UnknownBaseError
 from tqconvert.patches.chain import Chain, NewCommit, plan_commits, read_chain
 from tqconvert.patches.checkout import Generation
 from tqconvert.patches.files import Files
+from tqconvert.patches.layout import Layout
 from tqconvert.patches.queue import Origin, Queue, Step
 from tqconvert.patches.repository import Blobs, Entry, Repository, Work
 from tqconvert.patches.walk import StepFit, apply_step, reverse_steps
@@ -51,26 +52,29 @@ def look(repo: Repository, blobs: Blobs) -> Situation:
     return Situation(work, chain, tree, Files(repo.reader(tree, blobs)))
 
 
-def stack(files: Files, queue: Queue, upto: Step | None = None) -> Stacked:
+def stack(
+    files: Files, queue: Queue, upto: Step | None = None, *, layout: Layout | None = None
+) -> Stacked:
     """Put the queue on `files`, up to a step; whatever is in them already is left in.
 
-    In an Ollama tree of the legacy generation Ollama's own are. Raises UnknownBaseError where not.
+    `layout` is given for files of another commit than the folder's. In an Ollama tree of the legacy generation Ollama's own are. Raises UnknownBaseError where not.
     """
     steps = queue.steps
+    layout = layout or queue.checkout.layout
     there: tuple[Step, ...] = ()
     if queue.checkout.generation is Generation.LEGACY:
-        _require_vendored(files, queue)
+        _require_vendored(files, queue, layout)
         there, steps = queue.upstream, queue.ours
     if upto is not None:
         steps = steps[: steps.index(upto) + 1] if upto in steps else ()
     trial = files.copy()
-    fits = _put_on(trial, steps, queue)
+    fits = _put_on(trial, steps, layout)
     if any(not f.ok for f in fits):
-        count = _count_there(files, steps, queue)
+        count = _count_there(files, steps, layout)
         if count:
             there += steps[:count]
             trial = files.copy()
-            fits = _put_on(trial, steps[count:], queue)
+            fits = _put_on(trial, steps[count:], layout)
     files.take(trial)
     return Stacked(there, tuple(fits), find_conflicts(fits))
 
@@ -140,13 +144,12 @@ def commits_of(stacked: Stacked, tree: Mapping[str, Entry]) -> tuple[NewCommit, 
     return plan_commits([f for f in stacked.fits if f.ok], tree)
 
 
-def _put_on(files: Files, steps: Iterable[Step], queue: Queue) -> list[StepFit]:
-    return [apply_step(files, step, queue.checkout.layout) for step in steps]
+def _put_on(files: Files, steps: Iterable[Step], layout: Layout) -> list[StepFit]:
+    return [apply_step(files, step, layout) for step in steps]
 
 
-def _count_there(files: Files, steps: Sequence[Step], queue: Queue) -> int:
+def _count_there(files: Files, steps: Sequence[Step], layout: Layout) -> int:
     """How many of the steps, from the first on, are in the files: all of these come off again."""
-    layout = queue.checkout.layout
     for count in range(len(steps), 0, -1):
         some = steps[:count]
         taken = reverse_steps(files.copy(), some, layout)
@@ -156,19 +159,19 @@ def _count_there(files: Files, steps: Sequence[Step], queue: Queue) -> int:
     return 0
 
 
-def _require_vendored(files: Files, queue: Queue) -> None:
+def _require_vendored(files: Files, queue: Queue, layout: Layout) -> None:
     upstream = queue.upstream
-    taken = reverse_steps(files.copy(), upstream, queue.checkout.layout)
+    taken = reverse_steps(files.copy(), upstream, layout)
     if len(taken) == len(upstream):
         return
     root, total = queue.checkout.root, len(upstream)
     trial = files.copy()
-    clean = [apply_step(trial, s, queue.checkout.layout).ok for s in upstream]
+    clean = [apply_step(trial, s, layout).ok for s in upstream]
     if all(clean):
         what = f"none of Ollama's {total} patches is in the vendored trees"
     else:
         stuck = upstream[total - len(taken) - 1]
-        fit = apply_step(files.copy(), stuck, queue.checkout.layout, reverse=True)
+        fit = apply_step(files.copy(), stuck, layout, reverse=True)
         where = ", ".join(f.path for f in fit.conflicts[:3])
         what = f"Ollama's {stuck.name} is not in it as it is in llama/patches ({where})"
     raise UnknownBaseError(

@@ -176,7 +176,7 @@ def abort(
 
     out = Output("ollama-build.abort", json=json, quiet=quiet)
     root = tree.expanduser().absolute()
-    done = give_up(require_repository(root, os.environ))
+    done = give_up(require_repository(root, os.environ), os.environ)
     document = {
         "tree": str(root),
         "head": done.head.oid,

@@ -2,7 +2,7 @@
 
 import typer
 
-from tqconvert.cli.ollama_build import build, change, check, show
+from tqconvert.cli.ollama_build import build, change, check, edit, rebase, show
 
 
 def register(app: typer.Typer) -> None:
@@ -12,7 +12,7 @@ def register(app: typer.Typer) -> None:
         no_args_is_help=True,
         rich_markup_mode=None,
     )
-    for module in (show, change, check, build):
+    for module in (show, change, edit, rebase, check, build):
         for command in module.COMMANDS:
             short = (command.__doc__ or "").partition("\n")[0]
             name = command.__name__.removesuffix("_").replace("_", "-")

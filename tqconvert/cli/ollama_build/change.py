@@ -98,7 +98,7 @@ def apply(
             {"name": f.patch.name.removesuffix(".patch"), "origin": f.step.origin.value,
              "verdict": f.fit.value, "left_out": list(f.left_out)} for f in plan.stacked.fits
         ],
-        "conflicts": [_conflict(c) for c in conflicts], "next": _next(plan, dry_run=dry_run),
+        "conflicts": conflicts_json(conflicts), "next": _next(root, plan, dry_run=dry_run),
     }  # fmt: skip
     out.result(document, _text(queue, plan, head, dry_run=dry_run), head)
     if conflicts:
@@ -209,6 +209,11 @@ def conflict_rows(conflicts: "Sequence[Conflict]") -> list[list[str]]:
     return rows
 
 
+def conflicts_json(conflicts: "Sequence[Conflict]") -> list[dict[str, Any]]:
+    """The conflicts of a document."""
+    return [_conflict(c) for c in conflicts]
+
+
 def _conflict(conflict: "Conflict") -> dict[str, Any]:
     files = [{"path": p, "hunks": list(h), "reason": r} for p, h, r in conflict.files]
     return {"name": conflict.step.name, "origin": conflict.step.origin.value, "files": files,
@@ -221,13 +226,14 @@ def _about(queue: "Queue") -> dict[str, Any]:
             "made_for": checkout.base}  # fmt: skip
 
 
-def _next(plan: "ApplyPlan", *, dry_run: bool) -> list[str]:
-    root = "."
+def _next(root: Path, plan: "ApplyPlan", *, dry_run: bool) -> list[str]:
     if plan.stacked.conflicts:
-        return [f"tqconvert ollama-build status {root}", f"tqconvert ollama-build rebase {root}"]
-    if dry_run:
-        return [] if plan.done else ["tqconvert ollama-build apply"]
-    return ["tqconvert ollama-build unapply"]
+        verbs = ["status", "rebase"]
+    elif dry_run:
+        verbs = [] if plan.done else ["apply"]
+    else:
+        verbs = ["unapply"]
+    return [f"tqconvert ollama-build {verb} {root}" for verb in verbs]
 
 
 def _text(queue: "Queue", plan: "ApplyPlan", head: str, *, dry_run: bool) -> str:

@@ -325,3 +325,25 @@ def test_a_lock_survives_its_own_text(lock_files: Path) -> None:
         for lock in all_locks(lock_files, generation):
             assert parse_lock(render_lock(lock)) == lock
     assert vendored("src/llama.cpp") == "llama/llama.cpp/src/llama.cpp"
+
+
+def test_a_tag_with_other_patches_or_another_base_is_refused(modern: Release) -> None:
+    """A lock speaks of the tags that it names: each is looked at."""
+    checkout = find_checkout(modern.ollama)
+    git(modern.ollama, "checkout", "-q", "-b", "later")
+    write = modern.ollama / "LLAMA_CPP_VERSION"
+    write.write_text("b88888\n")
+    commit(modern.ollama, "another llama.cpp")
+    git(modern.ollama, "tag", "v0.99.1")
+    write.write_text("b99999\n")
+    modern.patches[0].write_bytes(modern.patches[0].read_bytes() + b"\n")
+    commit(modern.ollama, "another patch")
+    git(modern.ollama, "tag", "v0.99.2")
+    git(modern.ollama, "checkout", "-q", "v0.99.0")
+    with pytest.raises(
+        IntegrityError, match=r"v0\.99\.1: is made for another llama\.cpp than b99999"
+    ):
+        compute_lock(checkout, ["v0.99.0", "v0.99.1"], ENV)
+    with pytest.raises(IntegrityError, match=r"v0\.99\.2: has other patches"):
+        compute_lock(checkout, ["v0.99.2"], ENV)
+    assert compute_lock(checkout, ["v0.99.0"], ENV).lock.tags == ("v0.99.0",)

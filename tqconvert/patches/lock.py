@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tqconvert.errors import IntegrityError, NotFoundError, UsageError
-from tqconvert.patches.checkout import Checkout, Generation
+from tqconvert.patches.checkout import SYNC, VERSION, Checkout, Generation
 from tqconvert.patches.files import Files, folder_reader
 from tqconvert.patches.git import Git
 from tqconvert.patches.history import Commit
@@ -76,7 +76,7 @@ def compute_lock(
     tag = checkout.base if checkout.generation is Generation.MODERN else None
     lock = ReleaseLock(
         checkout.generation,
-        _groups(checkout, tags, env),
+        _groups(checkout, patches, tags, env),
         Base(REPO, tag, commit.id if commit else None, commit.tree if commit else None),
         locked,
         commit.tree_with(ladder.files.changes()) if commit else None,
@@ -189,13 +189,16 @@ def _without_patches(checkout: Checkout, patches: Sequence[Patch]) -> Files:
     return files
 
 
-def _groups(checkout: Checkout, tags: Sequence[str], env: Mapping[str, str]) -> tuple[Group, ...]:
-    """The tags by what their trees are; those of the files on disk must be among them."""
+def _groups(
+    checkout: Checkout, patches: Sequence[Patch], tags: Sequence[str], env: Mapping[str, str]
+) -> tuple[Group, ...]:
+    """The tags by what their trees are; each must have the patches that are in the folder."""
     folders = FOLDERS[checkout.generation]
     here = {f: folder_id(checkout.root / f) for f in folders}
     if not tags or not (checkout.root / ".git").exists():
         return (Group(dict.fromkeys(tags), here),)
     git = Git(checkout.root, env)
+    wanted = {f"{folders[0]}/{p.name}": blob_id(p.data) for p in patches}
     groups: list[Group] = []
     for tag in tags:
         names = (f"{tag}^{{commit}}", *(f"{tag}:{f}" for f in folders))
@@ -203,9 +206,16 @@ def _groups(checkout: Checkout, tags: Sequence[str], env: Mapping[str, str]) -> 
         if done.returncode:
             raise NotFoundError(f"{checkout.root}: has no tag {tag} with {', '.join(folders)}")
         commit, *ids = done.stdout.decode().split()
-        trees = dict(zip(folders, ids, strict=True))
-        if trees[folders[0]] != here[folders[0]] and checkout.generation is Generation.LEGACY:
+        entries = Commit(git, commit).entries
+        found = {
+            p: e.id
+            for p, e in entries.items()
+            if p.startswith(f"{folders[0]}/") and p.endswith(".patch")
+        }
+        if found != wanted:
             raise IntegrityError(f"{tag}: has other patches than {checkout.root}")
+        _require_base(git, checkout, tag)
+        trees: dict[str, str | None] = dict(zip(folders, ids, strict=True))
         for group in groups:
             if group.trees == trees:
                 assert isinstance(group.tags, dict)
@@ -214,6 +224,14 @@ def _groups(checkout: Checkout, tags: Sequence[str], env: Mapping[str, str]) -> 
         else:
             groups.append(Group({tag: commit}, trees))
     return tuple(groups)
+
+
+def _require_base(git: Git, checkout: Checkout, tag: str) -> None:
+    """Raise IntegrityError if a tag names another llama.cpp than the folder."""
+    name = SYNC if checkout.generation is Generation.LEGACY else VERSION
+    at_tag = git.bytes_of("cat-file", "blob", f"{tag}:{name}")
+    if checkout.base and checkout.base.encode() not in at_tag:
+        raise IntegrityError(f"{tag}: is made for another llama.cpp than {checkout.base}")
 
 
 def _or_none(oid: str) -> str | None:

@@ -171,7 +171,7 @@ def _upstream_states(
         verdict, evidence = known.verdict, known.evidence
         if found.half:
             verdict, evidence = Verdict.HALF, found.half
-        elif not found.carried:
+        elif (located is None and verdict is Verdict.APPLIED) or not found.carried:
             verdict = Verdict.NOT_VENDORED
         elif found.applied is False and verdict not in (Verdict.MODIFIED, Verdict.ADDED):
             verdict, evidence = Verdict.CLEAN, ""

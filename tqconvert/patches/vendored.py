@@ -40,6 +40,11 @@ def survey(state: TreeState) -> Survey:
             if (plain := with_lf(data)) is not data:
                 converted[path] = blob_id(plain)
             files[path] = Entry(_mode(full), blob_id(data))
+    tops = tuple(f"{top}/" for top in PREFIXES)
+    for path, data in changed.items():
+        # A file that one of ours removes is there again.
+        if data is not None and path not in files and path.startswith(tops):
+            files[path] = Entry("100644", blob_id(data))
     return Survey(files, converted)
 
 

@@ -98,7 +98,7 @@ def state_text(state: "TreeState", problems: Sequence["Problem"]) -> str:
     notable = [
         (p.name, str(p.verdict), p.evidence)
         for p in state.patches
-        if p.verdict not in ("applied", "clean")
+        if p.verdict not in ("applied", "clean", "not-vendored")
     ]
     if notable:
         lines.append(table(notable, indent=2))

@@ -69,6 +69,8 @@ class Tried(NamedTuple):
     left_out: tuple[str, ...]
     commits: tuple[Commit, ...] = ()
     """Only with the history looked through."""
+    note: str = ""
+    """What is to be said of the patch file: `modified`, `re-exported`, `stale-index`, `added`."""
 
     @property
     def ok(self) -> bool:
@@ -91,6 +93,7 @@ class Tried(NamedTuple):
         if self.signs and self.signs.any and self.verdict is not Verdict.EXACT:
             parts.append(f"there already: {self.signs.text}{_which(self.signs)}")
         parts += [f"{c.how}: {c.id[:9]} {c.subject}" for c in self.commits]
+        parts += [self.note] if self.note else []
         return "; ".join(parts)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tqconvert.errors import NotFoundError
-from tqconvert.patches.checkout import Generation
+from tqconvert.patches.checkout import Checkout, Generation
 from tqconvert.patches.files import Files
 from tqconvert.patches.git import Git
 from tqconvert.patches.history import Commit
@@ -13,7 +13,8 @@ from tqconvert.patches.images import FindBlob, Images, images_of
 from tqconvert.patches.layout import Plain
 from tqconvert.patches.merge import Merger
 from tqconvert.patches.onto import Tried, Walk
-from tqconvert.patches.queue import Queue, Step, our_steps, upstream_steps
+from tqconvert.patches.origin import compare_patches
+from tqconvert.patches.queue import Origin, Queue, Step, our_steps, upstream_steps
 from tqconvert.patches.series import Scope
 from tqconvert.patches.state import TextReader
 from tqconvert.patches.target import NO_FETCH, Target
@@ -86,12 +87,22 @@ def try_onto(
         not_covered.append(f"merges: llama.cpp {named} is in no repository at hand (--git DIR)")
     with Merger(env) as merger:
         tried = Walk(Files(target.read), layout, images, merger, find).steps(steps)
+    if queue.source and target.generation is Generation.LLAMA_CPP:
+        tried = _noted(tried, folder, queue.source)
     if deep:
         from tqconvert.patches.landed_commits import add_commits
 
         tried, missing = add_commits(tried, git, base, target)
         not_covered += [missing] if missing else []
     return Trial(target, tuple(tried), tuple(not_covered))
+
+
+def _noted(tried: list[Tried], folder: Path, source: Checkout) -> list[Tried]:
+    """The verdicts, with what the locks say of the files of Ollama's patches."""
+    patches = [t.patch for t in tried if t.step.origin is Origin.OLLAMA]
+    known = compare_patches(folder, source, patches).patches
+    notes = [f"{k.verdict}: {k.evidence}" if k.evidence else "" for k in known]
+    return [t._replace(note=n) for t, n in zip(tried, notes, strict=False)] + tried[len(notes) :]
 
 
 def paths_of(steps: Iterable[Step], locate: Callable[[str], str | None] | None = None) -> list[str]:

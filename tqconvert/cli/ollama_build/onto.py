@@ -89,7 +89,7 @@ def tried_document(tried: "Tried") -> dict[str, Any]:
              "added_lines": f.lines, "found_lines": f.found}
             for f in (signs.files if signs else ()) if f.present or f.found
         ],
-        "commits": [c._asdict() for c in tried.commits],
+        "commits": [c._asdict() for c in tried.commits], "note": tried.note,
         "not_vendored": list(tried.left_out),
     }  # fmt: skip
 
@@ -99,7 +99,7 @@ def tried_table(tried: "tuple[Tried, ...]") -> str:
     rows = [
         (t.patch.name.removesuffix(".patch"), str(t.verdict), t.evidence)
         for t in tried
-        if t.verdict not in ("clean", "not-vendored")
+        if t.note or t.verdict not in ("clean", "not-vendored")
     ]
     return table(rows, indent=2) if rows else ""
 

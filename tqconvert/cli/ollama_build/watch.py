@@ -106,8 +106,8 @@ def _text(clone: Path, found: "Watched") -> str:
     skipped: dict[str, list[str]] = {}
     for what, _, why in (t.partition(": ") for r in found.releases for t in r.not_covered):
         skipped.setdefault(why, []).append(what)
-    for why, what in skipped.items():
-        lines.append(f"  not looked at: {', '.join(dict.fromkeys(what))}: {why}")
+    for why, names in skipped.items():
+        lines.append(f"  not looked at: {', '.join(dict.fromkeys(names))}: {why}")
     if found.not_in_clone:
         lines.append(f"  not in the clone (git fetch --tags): {', '.join(found.not_in_clone)}")
     return "\n".join(lines)

@@ -234,6 +234,6 @@ func summary(tensors map[int]ml.Tensor) string {
 // LogSizes logs the size of each cache; cache may be nil.
 func LogSizes(cache Cache) {
 	for _, s := range Sizes(cache) {
-		slog.Info("kv cache", "k", s.K, "v", s.V, "layers", s.Layers, "cells", s.Cells, "k_bytes", s.KBytes, "v_bytes", s.VBytes)
+		slog.Info("kv cache bytes", "k", s.K, "v", s.V, "layers", s.Layers, "cells", s.Cells, "k_bytes", s.KBytes, "v_bytes", s.VBytes)
 	}
 }

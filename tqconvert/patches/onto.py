@@ -5,7 +5,7 @@ that conflicts there too is tried once more on a base that has the earlier confl
 side taken where both changed the same lines: if it goes on there, those are what it waits for.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from tqconvert.patches.diff import FileDiff
@@ -13,7 +13,7 @@ from tqconvert.patches.files import Files
 from tqconvert.patches.images import FindBlob, Image, Images, located_pairs
 from tqconvert.patches.landed import Signs, signs_of
 from tqconvert.patches.layout import Layout
-from tqconvert.patches.merge import Merger
+from tqconvert.patches.merge import Merger, Versions
 from tqconvert.patches.objects import blob_id
 from tqconvert.patches.place import place
 from tqconvert.patches.queue import Step
@@ -214,7 +214,9 @@ class Walk:
         """The files with the patch in, its side taken in conflicts, and the files that did not take it."""
         files = files.copy()
         clashes = []
-        for diff, here in located_pairs(step, patch, self.layout):
+        pairs = located_pairs(step, patch, self.layout)
+        self._merger.ahead(self._open_merges(files, patch, pairs))
+        for diff, here in pairs:
             data = files.get(here.old or here.path)
             placed = place(data, here)
             moves = here.old and here.new and here.old != here.new
@@ -242,8 +244,22 @@ class Walk:
             return data, None
         if data is None or gone:
             return image.after, None
-        merged = self._merger.merge(data, image.before or b"", image.after or b"")
+        merged = self._merger.merge(_versions(data, image))
         return merged.data, merged.conflicts
+
+    def _open_merges(
+        self, files: Files, patch: Patch, pairs: Iterable[tuple[FileDiff, FileDiff]]
+    ) -> Iterator[Versions]:
+        """Merges that a patch will need; they take longer than all else."""
+        for diff, here in pairs:
+            data = files.get(here.old or here.path)
+            image = self.images.of(patch, diff, self._find)
+            if data is not None and image and here.new and not place(data, here).ok:
+                yield _versions(data, image)
+
+
+def _versions(data: bytes, image: Image) -> Versions:
+    return Versions(data, image.before or b"", image.after or b"")
 
 
 _NONE: frozenset[bytes] = frozenset()

@@ -11,7 +11,7 @@ help:  ## this list
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,peers]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,metal,peers]'
 	touch $@
 
 setup: $(VENV)/.ready  ## virtual environment with everything that tests need

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "turbo": GROUND | {"gguf", "kv"},
     "patches": GROUND,
     "runtime": GROUND | {"gguf", "kv", "patches"},
+    "metal": GROUND | {"patches", "runtime", "turbo"},
     "quality": GROUND | {"gguf", "kv", "runtime"},
     "models": GROUND | {"gguf", "store"},
     "summary": GROUND | {"gguf", "kv"},

@@ -9,6 +9,7 @@ from pathlib import Path
 from tqconvert.errors import BuildFailedError, NetworkError, StorageError, ToolMissingError
 from tqconvert.progress import Steps
 from tqconvert.runtime.process import output_of, require_program, run_logged
+from tqconvert.runtime.toolchain import Toolchain
 
 _NEEDS = re.compile(r"go\.mod requires go >= (\S+)|requires go >= (\S+)")
 _OFFLINE = re.compile(
@@ -50,11 +51,15 @@ class GoJob:
     pass_fds: tuple[int, ...] = ()
 
 
-def go_environment(env: Mapping[str, str], tree: Path, *, offline: bool) -> dict[str, str]:
+def go_environment(
+    env: Mapping[str, str], tree: Path, chain: Toolchain, *, offline: bool
+) -> dict[str, str]:
     """The user's environment with what makes a build the same everywhere.
 
     The path of the tree is kept out of C objects, the Go that is there is used and no other, and the
-    module cache is the user's; `offline` lets nothing be fetched into it.
+    module cache is the user's; `offline` lets nothing be fetched into it. The compilers are plain
+    programs: where CC is `ccache gcc`, Go's linker falls back to -rdynamic, and the ggml inside of the
+    program then replaces the functions of the libraries for one processor, which are faster.
     """
     # The user's own flags would change the build without being a part of its id.
     kept = {
@@ -64,7 +69,7 @@ def go_environment(env: Mapping[str, str], tree: Path, *, offline: bool) -> dict
     }
     mapped = f"-O2 -ffile-prefix-map={tree}=."
     return {
-        **kept, "LC_ALL": "C", "CGO_ENABLED": "1", "GOTOOLCHAIN": "local", "GOWORK": "off",
+        **kept, "LC_ALL": "C", "CGO_ENABLED": "1", "CC": chain.cc, "CXX": chain.cxx, "GOTOOLCHAIN": "local", "GOWORK": "off",
         "CGO_CFLAGS": mapped, "CGO_CXXFLAGS": mapped,
         "GIT_CEILING_DIRECTORIES": str(tree.parent),
         **({"GOPROXY": "off", "GOSUMDB": "off"} if offline else {}),

@@ -43,7 +43,7 @@ class Legacy:
         assert site.tools.go is not None
         job = GoJob(
             go=site.tools.go, tree=src, output=output, ldflags=LDFLAGS.format(version=version),
-            log=site.log, env=go_environment(site.env, src, offline=site.offline),
+            log=site.log, env=go_environment(site.env, src, site.tools.chain, offline=site.offline),
             offline=site.offline, pass_fds=(site.lock,),
         )  # fmt: skip
         build_go(job, jobs=site.jobs, steps=site.steps)

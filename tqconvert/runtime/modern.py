@@ -61,7 +61,7 @@ class Modern:
         assert site.tools.go is not None
         go = GoJob(
             go=site.tools.go, tree=tree, output=output, ldflags=LDFLAGS.format(version=version),
-            log=site.log, env=go_environment(site.env, tree, offline=site.offline),
+            log=site.log, env=go_environment(site.env, tree, site.tools.chain, offline=site.offline),
             offline=site.offline, pass_fds=(site.lock,),
         )  # fmt: skip
         build_go(go, jobs=site.jobs, steps=site.steps)

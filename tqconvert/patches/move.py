@@ -15,7 +15,7 @@ from tqconvert.patches.objects import blob_id
 from tqconvert.patches.obstacles import Change, plain
 from tqconvert.patches.operation import REFS, Operation, State, new_id
 from tqconvert.patches.patch_files import digests, restore_files, write_files
-from tqconvert.patches.repository import Blobs, Place, Repository
+from tqconvert.patches.repository import Blobs, Place, Repository, find_repository
 from tqconvert.patches.stage import Stage, check_index, index_with, prune
 
 _MARK = b"tqconvert "
@@ -75,7 +75,7 @@ def _move(
     repo: Repository, state: State, op: Operation, changes: Mapping[str, Change],
     contents: Callable[[str], bytes],
 ) -> None:  # fmt: skip
-    take_index_lock(repo, op)
+    take_index_lock(repo, state, op)
     stage = Stage(repo, state)
     stage.fill({p: c for p, c in changes.items() if p in op.paths}, contents)
     index_with(repo, state, changes)
@@ -109,11 +109,20 @@ def _take_back(repo: Repository, state: State, op: Operation, cause: BaseExcepti
         ) from cause
 
 
-def take_index_lock(repo: Repository, op: Operation) -> None:
+def take_index_lock(repo: Repository, state: State, op: Operation) -> None:
     """Keep all other git commands from changing the index. Raises LockedError with its age."""
     path = repo.git_dir / "index.lock"
+    mine = state.stage / "mark"
+    mark = _MARK + op.id.encode() + b"\n"
     try:
-        fs.write_new(path, _MARK + op.id.encode() + b"\n", 0o644)
+        fs.make_folders(state.stage)
+        fs.write_new(mine, mark, 0o644)
+        try:
+            fs.link(mine, path)  # never without the mark that tells it from git's own
+        except OSError as e:
+            if not fs.unsupported(e):
+                raise
+            fs.write_new(path, mark, 0o644)
     except FileExistsError:
         import time
 
@@ -135,8 +144,7 @@ def recover(repo: Repository, state: State) -> str | None:
     op = state.pending()
     if op is None:
         clear(repo, state)
-        if (repo.common_dir / REFS / "new").is_dir():
-            drop_fresh(repo)
+        drop_fresh(repo)
         return None
     if op.phase != "move":
         return None
@@ -159,8 +167,25 @@ def recover(repo: Repository, state: State) -> str | None:
     return f"took back `{op.command}`, which had been interrupted"
 
 
+def recover_tree(root: Path, env: Mapping[str, str]) -> str | None:
+    """End what a killed process left in a tree, patch files included: before these are read.
+
+    Returns what it was and how it ended. Raises RefusedError, LockedError, StorageError.
+    """
+    repo = find_repository(root, env)
+    if repo is None:
+        return None
+    state = State(repo)
+    if not state.op_path.exists():
+        return None
+    with state.locked():
+        return recover(repo, state)
+
+
 def drop_fresh(repo: Repository) -> None:
     """Delete the refs that hold commits until an operation has a place for them."""
+    if not (repo.common_dir / REFS / "new").is_dir():
+        return
     stray = repo.refs(f"{REFS}/new/")
     repo.update_refs({ref: (None, oid) for ref, oid in stray.items()}, "clear")
 
@@ -187,11 +212,15 @@ def roll_back(repo: Repository, state: State, op: Operation) -> None:
     back = {r: (was, new) for r, (new, was) in op.refs.items() if there.get(r) == new != was}
     with suppress(GitFailedError):
         repo.update_refs(back, f"{op.command} taken back")
+    if "outer" not in op.more:
+        drop_fresh(repo)
     clear(repo, state)
 
 
 def clear(repo: Repository, state: State) -> None:
     """Remove what is staged, and an `index.lock` of ours."""
+    for path in state.folder.glob(".tqconvert-*.tmp"):
+        path.unlink(missing_ok=True)
     lock = repo.git_dir / "index.lock"
     with suppress(OSError):
         if lock.read_bytes().startswith(_MARK):

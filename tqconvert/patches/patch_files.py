@@ -33,6 +33,7 @@ def write_files(state: State, files: Mapping[Path, bytes | None]) -> None:
 
 def restore_files(state: State, op: Operation) -> None:
     """Put the old files back where the operation's stand; what somebody else wrote since stays."""
+    drop_scratch(op)
     for number, (name, digest) in enumerate(op.exports.items()):
         path, kept = Path(name), state.stage / f"patch.{number}"
         now = path.read_bytes() if path.is_file() else None
@@ -42,3 +43,10 @@ def restore_files(state: State, op: Operation) -> None:
             fs.write_atomic(path, kept.read_bytes())
         elif now is not None:
             fs.remove(path)
+
+
+def drop_scratch(op: Operation) -> None:
+    """Remove what a killed process left of a file that it was writing."""
+    for folder in {Path(name).parent for name in op.exports}:
+        for path in folder.glob(".tqconvert-*.tmp"):
+            path.unlink(missing_ok=True)

@@ -58,7 +58,8 @@ class Stage:
 def index_with(repo: Repository, state: State, changes: Mapping[str, Change]) -> None:
     """A copy of the index with the new entries, beside a copy of the old one."""
     data = (repo.git_dir / "index").read_bytes()
-    fs.write_new(state.stage / "index.old", data, 0o644)
+    fs.write_new(state.stage / "index.part", data, 0o644)
+    fs.rename(state.stage / "index.part", state.stage / "index.old")
     fs.write_new(state.stage / "index", data, 0o644)
     rows = []
     for path, (_, after) in changes.items():

@@ -11,6 +11,7 @@ from tqconvert.cli.ollama_build.options import (
     OllamaOpt,
     PatchesOpt,
     TreeArg,
+    open_for_writing,
     open_queue,
 )
 from tqconvert.cli.options import DryRunOpt, JsonOpt, QuietOpt
@@ -68,7 +69,11 @@ def apply(
     from tqconvert.patches.repository import Blobs, require_repository
 
     out = Output("ollama-build.apply", json=json, quiet=quiet)
-    queue = open_queue(tree, ollama, patches, ggml_only=ggml_only)
+    recovered = None
+    if dry_run:
+        queue = open_queue(tree, ollama, patches, ggml_only=ggml_only)
+    else:
+        queue, recovered = open_for_writing(tree, ollama, patches, out, ggml_only=ggml_only)
     root = queue.checkout.root
     if init:
         from tqconvert.patches.make_repository import make_repository
@@ -82,12 +87,10 @@ def apply(
     if dry_run:
         with Blobs(repo.git) as blobs:
             plan = plan_apply(repo, queue, blobs, to=to, branch=branch)
-        head, recovered = plan.now.work.head.oid, None
+        head = plan.now.work.head.oid
     else:
         done = apply_queue(repo, queue, to=to, branch=branch)
-        plan, head, recovered = done.plan, done.head.oid, done.recovered
-    if recovered:
-        out.note(recovered)
+        plan, head = done.plan, done.head.oid
     conflicts = plan.stacked.conflicts
     document = {
         **_about(queue), "dry_run": dry_run, "base": {"commit": plan.now.chain.base},
@@ -202,10 +205,16 @@ def conflict_rows(conflicts: "Sequence[Conflict]") -> list[list[str]]:
     """One row a file that does not take its patch."""
     rows = []
     for conflict in conflicts:
-        why = f"after {', '.join(conflict.blocked_by)}" if conflict.blocked_by else "conflict"
+        why = "conflict"
+        if conflict.blocked_by:
+            # Ollama's have numbers, which are enough.
+            names = (n.partition("-")[0] if n[:4].isdigit() else n for n in conflict.blocked_by)
+            why = f"after {', '.join(names)}"
+        name = conflict.step.name
         for path, hunks, reason in conflict.files:
             where = reason or f"hunk {', '.join(map(str, hunks))}"
-            rows.append([conflict.step.name, why, f"{path}: {where}"])
+            rows.append([name, why, f"{path}: {where}"])
+            name = why = ""
     return rows
 
 

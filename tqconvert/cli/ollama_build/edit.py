@@ -11,6 +11,7 @@ from tqconvert.cli.ollama_build.options import (
     OllamaOpt,
     PatchesOpt,
     TreeArg,
+    open_for_writing,
     open_queue,
     patches_folder,
 )
@@ -98,15 +99,13 @@ def refresh(
     from tqconvert.patches.repository import require_repository
 
     out = Output("ollama-build.refresh", json=json, quiet=quiet)
-    queue = open_queue(tree, ollama, patches)
+    queue, recovered = open_for_writing(tree, ollama, patches, out)
     root = queue.checkout.root
     done = take_in(require_repository(root, os.environ), queue, patches_folder(patches), name)
-    if done.recovered:
-        out.note(done.recovered)
     document = {
         "tree": str(root), "head": done.head.oid, "branch": done.head.name,
         "patches": list(done.patches), "files": [str(f) for f in done.files],
-        "conflicts": conflicts_json(done.conflicts), "recovered": done.recovered,
+        "conflicts": conflicts_json(done.conflicts), "recovered": recovered,
     }  # fmt: skip
     text = f"{root}: nothing to take in"
     if done.patches:
@@ -162,7 +161,7 @@ def import_(
     from tqconvert.patches.repository import require_repository
 
     out = Output("ollama-build.import", json=json, quiet=quiet)
-    queue = open_queue(tree, ollama, patches)
+    queue, _ = open_for_writing(tree, ollama, patches, out)
     repo = require_repository(queue.checkout.root, os.environ)
     wish = Wish(name, why, kept, after)
     done = import_patch(repo, queue, patches_folder(patches), source, wish)
@@ -212,7 +211,11 @@ def export(
     from tqconvert.patches.repository import require_repository
 
     out = Output("ollama-build.export", json=json, quiet=quiet)
-    queue = open_queue(tree, ollama, patches)
+    queue = (
+        open_queue(tree, ollama, patches)
+        if check
+        else open_for_writing(tree, ollama, patches, out)[0]
+    )
     root = queue.checkout.root
     repo = require_repository(root, os.environ)
     done = check_export(repo, queue) if check else write(repo, queue, patches_folder(patches))

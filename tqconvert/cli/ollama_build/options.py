@@ -1,9 +1,12 @@
 """Options that mean the same in every command of the patch queue."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from tqconvert.cli.output import Output
 
 if TYPE_CHECKING:
     from tqconvert.patches.queue import Queue
@@ -40,6 +43,22 @@ def open_queue(
         ollama=find_checkout(ollama.expanduser()) if ollama else None,
         scope=Scope.GGML if ggml_only else None,
     )
+
+
+def open_for_writing(
+    tree: Path, ollama: Path | None, patches: Path | None, out: Output, *, ggml_only: bool = False
+) -> "tuple[Queue, str | None]":
+    """The queue of a tree that is about to be changed, and what an interrupted command came to before.
+
+    That is ended first: it may have been about patch files, which are read here.
+    Raises NotFoundError, BadSeriesError, BadPatchError, RefusedError, LockedError, StorageError.
+    """
+    from tqconvert.patches.move import recover_tree
+
+    recovered = recover_tree(tree.expanduser().absolute(), os.environ)
+    if recovered:
+        out.note(recovered)
+    return open_queue(tree, ollama, patches, ggml_only=ggml_only), recovered
 
 
 def patches_folder(patches: Path | None) -> Path:

@@ -11,6 +11,7 @@ from tqconvert.cli.ollama_build.options import (
     OllamaOpt,
     PatchesOpt,
     TreeArg,
+    open_for_writing,
     open_queue,
     patches_folder,
 )
@@ -65,7 +66,11 @@ def rebase(
     from tqconvert.patches.repository import Blobs, require_repository
 
     out = Output("ollama-build.rebase", json=json, quiet=quiet)
-    queue = open_queue(tree, ollama, patches)
+    queue = (
+        open_queue(tree, ollama, patches)
+        if dry_run
+        else open_for_writing(tree, ollama, patches, out)[0]
+    )
     root = queue.checkout.root
     repo, folder = require_repository(root, os.environ), patches_folder(patches)
     if dry_run:
@@ -78,8 +83,6 @@ def rebase(
         return
     place = worktree.expanduser().absolute() if worktree else None
     done = bring(repo, queue, folder, onto, os.environ, here=here, folder=place)
-    if done.recovered:
-        out.note(done.recovered)
     document = {
         **_plan_json(root, done.plan), "dry_run": False, "head": done.head,
         "folder": str(done.folder), "waiting": done.waiting, "range_diff": list(done.range_diff),

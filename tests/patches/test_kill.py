@@ -1,0 +1,138 @@
+"""kill -9 before every write of apply, unapply, refresh, export, import and rebase loses nothing.
+
+After it the same command again, or abort and then the command, ends as if nothing had been: the same
+files, branches, patch files; no lock, no stage, no stray ref.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import gitkiller
+import pytest
+
+from tests.patches.releases import Release, git
+from tests.patches.test_refresh import GGML_H, add_after
+from tests.patches.trees import files_of, litter, put_on, state_of
+from tqconvert.patches.git import Git
+
+Cli = Callable[..., tuple[int, str, str]]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def pristine(release: Release, ours: Path, tmp_path: Path) -> Path:
+    """An Ollama tree and patches of ours in one folder."""
+    folder = tmp_path / "pristine"
+    folder.mkdir()
+    shutil.move(release.ollama, folder / "ollama")
+    shutil.move(ours, folder / "ours")
+    return folder
+
+
+def seen(folder: Path) -> dict[str, object]:
+    """All that counts: the tree with its branches, and the patch files."""
+    return {**state_of(folder / "ollama"), "ours": files_of(folder / "ours")}
+
+
+def check(
+    pristine: Path,
+    tmp_path: Path,
+    run_cli: Cli,
+    *command: str,
+    least: int,
+) -> list[str]:
+    """Kill the command everywhere; then run it again, every other time after abort. The calls."""
+    before = seen(pristine)
+    done = tmp_path / "done"
+    shutil.copytree(pristine, done)
+    code, _, err = run_cli(*(a.replace("@", str(done)) for a in command))
+    assert code == 0, err
+    after = seen(done)
+    states = gitkiller.states(pristine, tmp_path / "states", *command)
+    assert len(states) >= least, len(states)
+    for number, state in enumerate(states):
+        folder = Path(state["folder"])
+        where = f"{command[1]} killed {state['when']} call {number} ({state['call']})"
+        if number % 2:
+            code, _, err = run_cli("ollama-build", "abort", folder / "ollama")
+            assert code == 0, (where, err)
+            now = seen(folder)
+            assert now in (before, after), where
+            assert litter(folder / "ollama") == [], where
+        code, _, err = run_cli(*(a.replace("@", str(folder)) for a in command))
+        assert code == 0, (where, err)
+        assert seen(folder) == after, where
+        assert litter(folder / "ollama") == [], where
+        shutil.rmtree(folder)
+    return [s["call"] for s in states]
+
+
+def test_apply(pristine: Path, tmp_path: Path, run_cli: Cli) -> None:
+    """Between any two steps of apply."""
+    command = ("ollama-build", "apply", "@/ollama", "--patches", "@/ours")
+    calls = check(pristine, tmp_path, run_cli, *command, least=50)
+    assert {
+        "git fast-import",
+        "git update-index",
+        "git update-ref",
+        "rename",
+        "write_at",
+        "link",
+    } <= set(calls)
+
+
+def test_unapply(pristine: Path, tmp_path: Path, run_cli: Cli) -> None:
+    """Between any two steps of unapply, with an edit elsewhere in the tree."""
+    put_on(pristine / "ollama", pristine / "ours")
+    (pristine / "ollama/main.go").write_bytes(b"package main // mine\n")
+    command = ("ollama-build", "unapply", "@/ollama")
+    check(pristine, tmp_path, run_cli, *command, least=40)
+
+
+def test_refresh(pristine: Path, tmp_path: Path, run_cli: Cli) -> None:
+    """Between any two steps of refresh: the user's change is in the tree or in the patch."""
+    put_on(pristine / "ollama", pristine / "ours")
+    add_after(pristine / "ollama" / GGML_H, b"int ggml_h_40(void);", b"int mine(void);")
+    command = ("ollama-build", "refresh", "ids", "--tree", "@/ollama", "--patches", "@/ours")
+    check(pristine, tmp_path, run_cli, *command, least=25)
+
+
+def test_rebase(pristine: Path, tmp_path: Path, run_cli: Cli) -> None:
+    """Between any two steps of a rebase in which git merges and all is exported."""
+    root = pristine / "ollama"
+    put_on(root, pristine / "ours")
+    top = git(root, "symbolic-ref", "--short", "HEAD")
+    git(root, "checkout", "-q", "main")
+    path = root / "llm/server.go"
+    path.write_bytes(
+        path.read_bytes().replace(b"int server_18(void);", b"int server_eighteen(void);")
+    )
+    git(root, "commit", "-qam", "later")
+    git(root, "tag", "v0.99.1")
+    git(root, "checkout", "-q", top)
+    command = ("ollama-build", "rebase", "@/ollama", "--patches", "@/ours", "--onto", "v0.99.1")
+    check(pristine, tmp_path, run_cli, *command, least=5)
+
+
+def test_every_git_command_that_writes_is_armed() -> None:
+    """The commands that the package runs are armed, or known to read only."""
+    reads = {
+        "cat-file", "config", "diff", "diff-index", "diff-tree", "for-each-ref", "format-patch", "log",
+        "ls-files", "ls-tree", "merge-base", "merge-file", "range-diff", "rev-parse", "rev-list",
+        "status", "tag", "version", "--version", "archive", "patch-id", "apply", "cherry", "hash-object",
+        "show", "describe", "remote", "fetch", "checkout", "clone", "ls-remote",
+    }  # fmt: skip
+    import ast
+
+    found = set()
+    for file in sorted((Path(gitkiller.__file__).parents[1] / "tqconvert/patches").glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            if node.func.attr in ("run", "text_of", "bytes_of", "start"):
+                words = [a.value for a in node.args[:1] if isinstance(a, ast.Constant)]
+                found |= {w for w in words[:1] if isinstance(w, str) and w[0] != "-"}
+    assert found <= reads | gitkiller.WRITES, found - reads - gitkiller.WRITES
+    assert {"update-index", "update-ref", "symbolic-ref", "worktree"} <= found
+    assert Git.run.__module__ == "tqconvert.patches.git"

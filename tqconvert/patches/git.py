@@ -30,6 +30,10 @@ _SETTINGS = (
 )  # fmt: skip
 
 
+_RESTRICTING = ("GIT_NO_LAZY_FETCH", "GIT_ALLOW_PROTOCOL")
+"""What of git's own environment may come from the caller: it only takes network access away."""
+
+
 class Git:
     """`git` in one folder."""
 
@@ -42,7 +46,7 @@ class Git:
             )
         self.folder = folder.absolute()
         self._command = [os.path.abspath(program), *(x for s in _SETTINGS for x in ("-c", s))]
-        kept = {k: v for k, v in env.items() if not k.startswith("GIT_")}
+        kept = {k: v for k, v in env.items() if not k.startswith("GIT_") or k in _RESTRICTING}
         self.env = {
             **kept, "LC_ALL": "C", "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "GIT_PAGER": "cat",

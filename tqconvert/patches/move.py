@@ -32,8 +32,8 @@ def carry_out(
     `contents` gives the bytes of a blob, `facts` go into the log; `then` is on record afterwards.
     Whatever is raised, all is as it was.
     """
-    state.begin(op)
     try:
+        state.begin(op)
         if files:
             write_files(state, files)
         if changes or op.after != op.before or op.refs:

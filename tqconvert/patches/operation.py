@@ -115,11 +115,13 @@ class State:
         """Log the operation and forget that it was under way."""
         row = {"id": op.id, "command": op.command, "time": int(time.time()),
                "before": op.before._asdict(), "after": op.after._asdict(), **facts}  # fmt: skip
-        fd = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        try:
-            fs.append(fd, json.dumps(row).encode() + b"\n")
-        finally:
-            os.close(fd)
+        with suppress(OSError):  # it is done: a full disk costs the line, not the operation
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            fd = os.open(self.log_path, flags, 0o644)
+            try:
+                fs.append(fd, json.dumps(row).encode() + b"\n")
+            finally:
+                os.close(fd)
         fs.remove(self.op_path)
 
     def log(self) -> list[dict[str, Any]]:

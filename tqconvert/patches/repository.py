@@ -20,6 +20,10 @@ _BUSY = {
 }  # fmt: skip
 
 
+_OFFLINE = {"GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"}
+"""A partial clone says that it lacks content, instead of asking the network for it."""
+
+
 class Place(NamedTuple):
     """Where HEAD is."""
 
@@ -213,13 +217,14 @@ def find_repository(root: Path, env: Mapping[str, str]) -> Repository | None:
     """The repository that has `root` as its top folder, None for a plain folder."""
     if not (root / ".git").exists():
         return None
-    git = Git(root, env)
+    git = Git(root, {**env, **_OFFLINE})
     done = git.run(
         "rev-parse", "--path-format=absolute", "--absolute-git-dir", "--git-common-dir",
         "--is-inside-work-tree",
     )  # fmt: skip
     rows = os.fsdecode(done.stdout).splitlines()
     if done.returncode or len(rows) != 3 or rows[2] != "true":
+        git.version()  # too old a git is the first thing to say
         said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["not a work tree"]
         raise GitFailedError(f"{root}: {re.sub(r'^fatal: ', '', said[0])[:300]}")
     return Repository(git.folder, git, Path(rows[0]), Path(rows[1]))

@@ -147,7 +147,7 @@ def unapply(
     }  # fmt: skip
     text = f"{root}: nothing of tqconvert's is applied"
     if done.patches:
-        text = f"{root}: {len(done.patches)} patches taken off, on {done.head.name} again"
+        text = f"{root}: {counted(len(done.patches))} taken off, on {done.head.name} again"
     if done.backup:
         text += f"\n  edits are in {done.backup}"
     out.result(document, text, done.head.oid)
@@ -190,6 +190,12 @@ def abort(
     if done.backup:
         text += f"\n  what you had done is in {done.backup}"
     out.result(document, text, done.head.oid)
+
+
+def counted(number: int, what: str = "patch") -> str:
+    """`1 patch`, `2 patches`."""
+    plural = "es" if what.endswith("ch") else "s"
+    return f"{number} {what}{'' if number == 1 else plural}"
 
 
 def conflict_code(conflicts: "Sequence[Conflict]") -> int:
@@ -253,7 +259,7 @@ def _text(queue: "Queue", plan: "ApplyPlan", head: str, *, dry_run: bool) -> str
     if stacked.conflicts:
         rows = table(conflict_rows(stacked.conflicts), indent=2)
         count = len(stacked.conflicts)
-        return f"{root}: {count} of {len(stacked.fits)} patches do not go on\n{rows}\nnothing was changed"
+        return f"{root}: {count} of {counted(len(stacked.fits))} do not go on\n{rows}\nnothing was changed"
     fits = [f for f in stacked.fits if f.fit is not Fit.NOTHING]
     theirs = sum(f.step.origin is Origin.OLLAMA for f in fits)
     parts = [f"{theirs} of Ollama's"] if theirs else []
@@ -266,7 +272,7 @@ def _text(queue: "Queue", plan: "ApplyPlan", head: str, *, dry_run: bool) -> str
         return f"{root}: applied already ({', '.join(parts)})"
     verb = "would be applied" if dry_run else "applied"
     where = f"branch {branch}" if dry_run else f"branch {branch}, commit {head[:12]}"
-    return f"{root}: {len(fits)} patches {verb}, {len(plan.changes)} files\n  {', '.join(parts)}; {where}"
+    return f"{root}: {counted(len(fits))} {verb}, {counted(len(plan.changes), 'file')}\n  {', '.join(parts)}; {where}"
 
 
 COMMANDS = (apply, unapply, abort)

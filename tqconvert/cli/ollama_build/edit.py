@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tqconvert.cli.ollama_build.change import conflict_rows, conflicts_json
+from tqconvert.cli.ollama_build.change import conflict_rows, conflicts_json, counted
 from tqconvert.cli.ollama_build.options import (
     OllamaOpt,
     PatchesOpt,
@@ -62,7 +62,7 @@ def edit(
         "above": done.above, "recovered": done.recovered,
         "next": ["tqconvert ollama-build refresh", "tqconvert ollama-build abort"],
     }  # fmt: skip
-    text = f"{root}: {done.patch} is checked out, {done.above} patches above it are off\n  then: refresh, or abort"
+    text = f"{root}: {done.patch} is checked out, {counted(done.above)} above it off\n  then: refresh, or abort"
     out.result(document, text, done.head.oid)
 
 
@@ -170,7 +170,7 @@ def import_(
         "offsets": done.offsets, "conflicts": conflicts_json(done.conflicts),
         "next": [] if done.conflicts else ["tqconvert ollama-build apply"],
     }  # fmt: skip
-    moved = f", {done.offsets} hunks at an offset" if done.offsets else ""
+    moved = f", {counted(done.offsets, 'hunk')} at an offset" if done.offsets else ""
     text = f"wrote {done.path}{moved}\n  sha256 {done.sha256}, in {done.series}"
     if done.conflicts:
         text = _conflict_text(queue.checkout.root, done.conflicts)
@@ -223,10 +223,10 @@ def export(
         "tree": str(root), "check": check, "head": done.head.oid, "patches": list(done.patches),
         "drift": [d._asdict() for d in done.drift], "files": [str(f) for f in done.files],
     }  # fmt: skip
-    text = f"{root}: {len(done.patches)} patches compared, none differs"
+    text = f"{root}: {counted(len(done.patches))} compared, none differs"
     if done.drift:
         rows = table([[d.name, d.what] for d in done.drift], indent=2)
-        text = f"{root}: {len(done.drift)} of {len(done.patches)} patches differ\n{rows}"
+        text = f"{root}: {len(done.drift)} of {counted(len(done.patches))} differ\n{rows}"
         text += "".join(f"\n  wrote {f}" for f in done.files)
     out.result(document, text, [d.name for d in done.drift] if check else map(str, done.files))
     if check and done.drift:
@@ -235,7 +235,7 @@ def export(
 
 def _conflict_text(root: Path, conflicts: "tuple[Conflict, ...]") -> str:
     rows = table(conflict_rows(conflicts), indent=2)
-    return f"{root}: {len(conflicts)} patches do not go on then\n{rows}\nnothing was written"
+    return f"{root}: then {counted(len(conflicts))} would not go on\n{rows}\nnothing was written"
 
 
 COMMANDS = (edit, refresh, import_, export)

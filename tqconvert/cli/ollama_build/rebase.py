@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tqconvert.cli.ollama_build.change import conflict_rows, conflicts_json
+from tqconvert.cli.ollama_build.change import conflict_rows, conflicts_json, counted
 from tqconvert.cli.ollama_build.options import (
     OllamaOpt,
     PatchesOpt,
@@ -211,7 +211,7 @@ def _plan_text(root: Path, plan: "RebasePlan") -> str:
     for fit in fits:
         counts[fit.fit.value] = counts.get(fit.fit.value, 0) + 1
     summary = ", ".join(f"{n} {what}" for what, n in counts.items())
-    text = f"{root}: {len(fits)} patches onto {plan.base.name} ({plan.base.commit[:9]}): {summary}"
+    text = f"{root}: {counted(len(fits))} onto {plan.base.name} ({plan.base.commit[:9]}): {summary}"
     return f"{text}\n{table(conflict_rows(conflicts), indent=2)}" if conflicts else text
 
 

@@ -78,6 +78,13 @@ class BuildFailedError(TqError):
     kind = "build_failed"
 
 
+class KernelSourceError(TqError):
+    """A Metal source or its header is not what can be turned into code for a CPU."""
+
+    exit_code = 1
+    kind = "kernel_source"
+
+
 class ServerFailedError(TqError):
     """A server that was started ended by itself, or never became ready."""
 

@@ -1,0 +1,80 @@
+// What generated kernels, the runtime and the checker share: the kernel table and the kinds of findings.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__APPLE__)
+#define MSL_TG_SECTION "__DATA,msl_tgvar"
+#else
+#define MSL_TG_SECTION "msl_tgvar"
+#endif
+#define MSL_EXPORT extern "C" __attribute__((visibility("default")))
+#define MSL_RAW __attribute__((no_sanitize("thread"), no_sanitize("undefined")))
+
+// X(name): the names are what the tool prints.
+#define MSL_KINDS(X)                 \
+  X(device_out_of_bounds)            \
+  X(threadgroup_out_of_bounds)       \
+  X(private_out_of_bounds)           \
+  X(misaligned_access)               \
+  X(threadgroup_race)                \
+  X(simdgroup_race)                  \
+  X(uninitialised_threadgroup_read)  \
+  X(divergent_barrier)               \
+  X(barrier_with_exited_threads)     \
+  X(divergent_simd_function)         \
+  X(simd_function_with_exited_lanes) \
+  X(shuffle_from_inactive_lane)      \
+  X(division_by_zero)                \
+  X(shift_out_of_range)              \
+  X(memory_fault)                    \
+  X(illegal_instruction)
+
+namespace msl {
+#define X(name) name,
+enum FindingKind : uint32_t { MSL_KINDS(X) KINDS };
+#undef X
+
+enum ParamKind : uint8_t { BUFFER, TGMEM, TPIG, TGPIG, TPITG, TPTG, TGPG, TPG, TIITG, TIISG, SGITG, SGPTG, TPSG };
+struct Param {
+  uint8_t kind, index;
+};
+// Everything that a thread's kernel parameters can ask for.
+struct Context {
+  void *buffers[32];
+  void *tg_memory[8];
+  uint32_t thread_in_grid[3], group_in_grid[3], thread_in_group[3];
+  uint32_t threads_per_group[3], groups_per_grid[3], threads_per_grid[3];
+  uint32_t index_in_group, lane, simdgroup, simdgroups;
+};
+struct KernelRecord {
+  const char *name;
+  void (*call)(const Param *, Context &);
+  const Param *params;
+  int n_params;
+};
+struct ConstantRecord {
+  const char *name;
+  int index;
+  void *address;
+  int size;
+};
+} // namespace msl
+
+typedef void (*msl_collective_fn)(void *simdgroup, uint32_t mask);
+extern "C" {
+// The thread joins the others of its simdgroup; the last to arrive runs `fn` for all of them.
+void msl_collective(msl_collective_fn fn, const void *in, void *out, uint32_t aux, const char *file, uint32_t line)
+    __attribute__((convergent, noduplicate));
+void msl_threadgroup_barrier(const char *file, uint32_t line) __attribute__((convergent, noduplicate));
+const void *msl_in(void *simdgroup, uint32_t lane);
+void *msl_out(void *simdgroup, uint32_t lane);
+uint32_t msl_aux(void *simdgroup, uint32_t lane);
+uint32_t msl_lane(void);
+// A finding at a known line (file != 0), else at the caller of `pc`; a and b say more, by kind.
+void msl_finding(uint32_t kind, const char *file, uint32_t line, void *pc, uint64_t a, uint64_t b);
+// Lets the lanes of the simdgroup come level before a memory operation, where that is asked for.
+void msl_level(int is_store);
+// The running thread, or 0 outside of kernels.
+int msl_running(uint32_t *lane, uint32_t *simdgroup, uint32_t *simd_epoch, uint32_t *group_epoch);
+}

@@ -411,3 +411,5 @@ template [[host_name(TURBO_NAME(kernel_flash_attn_ext_kv_turbo##BITS##_f16))]] k
 TURBO_ROWS(2)
 TURBO_ROWS(3)
 TURBO_ROWS(4)
+
+#include "ggml-metal-turbo-attention.h"

@@ -101,6 +101,26 @@ class Workshop:
             _keep(out, library)
         return Program(library, unit, source)
 
+    def verify(self, unit: Unit) -> Rewritten:
+        """The unit, compiled as far as it takes to know that all its kernels do; no code is made.
+
+        Raises what `build` does.
+        """
+        source = self.rewritten(unit)
+        text = f'#include "msl_shim.h"\n{source.text}'
+        key = _digest(self.compiler.version, text, _cpu_text("msl_shim.h"), _cpu_text("msl_abi.h"))
+        marker = self.cache / "lib" / f"{unit.path.stem}-{key}.ok"
+        if not marker.exists():
+            with self._scratch() as scratch:
+                cpp = Path(scratch, "unit.cpp")
+                cpp.write_text(text, "utf-8")
+                # Not -fsyntax-only: zig wants a file to come out, and the front end's is soon written.
+                stop = ("-Xclang", "-disable-llvm-passes", "-emit-llvm", "-c")
+                out = ("-o", str(Path(scratch, "unit.bc")))
+                self._run([*self._flags(unit), *stop, f"-I{CPU}", str(cpp), *out], unit.path)
+            marker.touch()
+        return source
+
     def _flags(self, unit: Unit) -> tuple[str, ...]:
         math = ("-ffast-math", "-ffp-contract=fast") if unit.fast_math else ("-ffp-contract=off",)
         level = "-O1" if unit.checked else "-O2"

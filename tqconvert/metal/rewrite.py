@@ -248,6 +248,13 @@ def _is_variable(code: list[Token], n: int) -> bool:
     return False
 
 
+def _index(name: str, text: str) -> int:
+    """The value of an index: a sum of numbers, once macros are replaced."""
+    if not re.fullmatch(r"[\s()]*\d+[\s()]*(?:\+[\s()]*\d+[\s()]*)*", text):
+        raise KernelSourceError(f"{name}: [[function_constant({text})]] is not a number")
+    return sum(map(int, re.findall(r"\d+", text)))
+
+
 def _assemble(body: str, found: _Found) -> Rewritten:
     """The source with its tables behind it."""
     instantiated = {i.definition for i in found.instances}
@@ -275,5 +282,5 @@ def _assemble(body: str, found: _Found) -> Rewritten:
         row = f'"{name}", ({index}), (void *)&{name}, (int)sizeof({name})'
         lines.append(f"  {{{row}}},\n")
     lines.append("  {nullptr, 0, nullptr, 0}};\n")
-    constants = tuple(Constant(n, int(i)) for n, i in found.constants if re.fullmatch(r"\d+", i))
+    constants = tuple(Constant(n, _index(n, i)) for n, i in found.constants)
     return Rewritten(body + "".join(lines), tuple(kernels), found.definitions, constants)

@@ -522,6 +522,7 @@ M2(ldexp_, __builtin_ldexpf(x, (int)y))
 MS(fmin)
 MS(fmax)
 MS(pow)
+MS(step)
 inline float ldexp(float x, int e) { return __builtin_ldexpf(x, e); }
 inline float pow(float x, int y) { return __builtin_powf(x, (float)y); }
 inline float pow(float x, short y) { return __builtin_powf(x, (float)y); }
@@ -555,6 +556,8 @@ template <class T, int N> inline vec<T, N> min(const vec<T, N> &a, const vec<T, 
   for (int i = 0; i < N; i++) r.d[i] = min(a.d[i], b.d[i]);
   return r;
 }
+MS(max)
+MS(min)
 template <class T, int N> inline vec<T, N> clamp(const vec<T, N> &a, T lo, T hi) {
   vec<T, N> r;
   for (int i = 0; i < N; i++) r.d[i] = clamp(a.d[i], lo, hi);

@@ -330,7 +330,7 @@ def test_whatis(workshop, run_cli: Run) -> None:
     ("args", "words"),
     [
         (["--target", "vllm"], "expected llama.cpp or ollama"),
-        (["--tag", "v1"], "--target ollama alone"),
+        (["--target", "llama.cpp", "--tag", "v1"], "--target ollama alone"),
         (["--cpu", "fast"], "expected native or portable"),
         (["--cmake-arg", "GGML_X"], "expected NAME=VALUE"),
     ],

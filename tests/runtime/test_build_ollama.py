@@ -31,9 +31,10 @@ values = dict(a[2:].split("=", 1) for a in (build / "args").read_text().splitlin
 if args[0] == "--install":
     lib = Path(values["CMAKE_INSTALL_PREFIX"]) / "lib" / "ollama"
     lib.mkdir(parents=True)
-    for name in ("llama-server", "llama-quantize", "libllama.so"):
+    for name in ("llama-server", "llama-quantize", "libllama.so.0"):
         (lib / name).write_text("#!/bin/sh\\necho 0\\n")
         (lib / name).chmod(0o755)
+    (lib / "libllama.so").symlink_to("libllama.so.0")
     sys.exit()
 names = args[args.index("--target") + 1:]
 if names == ["help"]:
@@ -176,6 +177,7 @@ def test_a_modern_release(shop: Shop, run_cli: Run, monkeypatch: pytest.MonkeyPa
     assert document["build"]["llama_cpp"]["tree"]
     programs = {p["name"] for p in document["build"]["programs"]}
     assert {"ollama", "lib/ollama/llama-server", "lib/ollama/llama-quantize"} <= programs
+    assert (Path(document["folder"]) / "lib/ollama/libllama.so").readlink() == Path("libllama.so.0")
 
 
 def test_a_clone_gives_the_llama_cpp_that_the_release_names(shop: Shop, run_cli: Run) -> None:

@@ -49,6 +49,10 @@ def collect(artifacts: tuple[Artifact, ...], partial: Path) -> tuple[Program, ..
         program = Program(artifact.name, 0, "")
         target = partial / program.path
         target.parent.mkdir(parents=True, exist_ok=True)
+        link = os.readlink(artifact.built) if artifact.built.is_symlink() else ""
+        if link and "/" not in link:  # libx.so -> libx.so.0, which is an artifact too
+            target.symlink_to(link)
+            continue
         shutil.copy2(artifact.built, target)
         with target.open("rb") as f:
             fs.sync(f.fileno())

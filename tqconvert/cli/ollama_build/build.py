@@ -98,7 +98,7 @@ def build(
         raise UsageError(f"--cpu {cpu}: not known (expected {' or '.join(Variant)})")
     out = Output("ollama-build.build", json=json, quiet=quiet)
     loaded = settings(offline=offline)
-    chosen = Target(target) if target else _target_of(source)
+    chosen = Target(target) if target else _target_of(source, tag)
     if chosen is Target.LLAMA_CPP and (llama_cpp or stock or tag):
         given = "--llama-cpp" if llama_cpp else "--stock" if stock else "--tag"
         raise UsageError(f"{given}: of use with --target ollama alone")
@@ -128,13 +128,15 @@ def build(
     out.result(_document(plan, built), _text(plan, built), str(plan.folder))
 
 
-def _target_of(source: str | None) -> "Target":
-    """What a source is, told by what lies in it; without one llama.cpp."""
+def _target_of(source: str | None, tag: str | None) -> "Target":
+    """What a source is, told by what lies in it; a revision is Ollama's, and nothing is llama.cpp."""
     from tqconvert.errors import NotFoundError
     from tqconvert.patches.checkout import find_checkout
     from tqconvert.runtime.gitsource import is_url
     from tqconvert.runtime.request import Target
 
+    if tag:
+        return Target.OLLAMA
     if source is None:
         return Target.LLAMA_CPP
     if is_url(source):

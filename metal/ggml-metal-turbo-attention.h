@@ -579,7 +579,7 @@ template [[host_name(TURBO_NAME(kernel_flash_attn_ext_vec_k##K##_v##V##_dk##D##_
 template [[host_name(TURBO_NAME(kernel_flash_attn_ext_k##K##_v##V##_dk##D##_dv##D))]] kernel turbo_fa_t kernel_turbo_fa<turbo_cache_##K, turbo_cache_##V, D, D>;
 
 #define TURBO_FA_PAIR(K, V) \
-    TURBO_FA_VEC(K, V, 128) TURBO_FA_VEC(K, V, 256) TURBO_FA_VEC(K, V, 512) TURBO_FA(K, V, 128) TURBO_FA(K, V, 256)
+    TURBO_FA_VEC(K, V, 128) TURBO_FA_VEC(K, V, 256) TURBO_FA_VEC(K, V, 512) TURBO_FA(K, V, 128) TURBO_FA(K, V, 256) TURBO_FA(K, V, 512)
 #define TURBO_FA_WITH(T) \
     TURBO_FA_PAIR(T, turbo2) TURBO_FA_PAIR(T, turbo3) TURBO_FA_PAIR(T, turbo4) \
     TURBO_FA_PAIR(T, f16) TURBO_FA_PAIR(T, q8_0) TURBO_FA_PAIR(f16, T) TURBO_FA_PAIR(q8_0, T)

@@ -33,7 +33,24 @@ MAY_IMPORT = {
 }
 """Part -> the parts it may import besides itself; `cli` may import all."""
 
-NUMERIC = {"tqconvert.turbo.codec", "tqconvert.turbo.qjl"}
+NUMERIC = {
+    "tqconvert.turbo.codec",
+    "tqconvert.turbo.qjl",
+    "tqconvert.metal.check.attention",
+    "tqconvert.metal.check.case",
+    "tqconvert.metal.check.copies",
+    "tqconvert.metal.check.elementwise",
+    "tqconvert.metal.check.families",
+    "tqconvert.metal.check.formats",
+    "tqconvert.metal.check.matmul",
+    "tqconvert.metal.check.images",
+    "tqconvert.metal.check.rotations",
+    "tqconvert.metal.check.rows",
+    "tqconvert.metal.turbo.attention",
+    "tqconvert.metal.turbo.launches",
+    "tqconvert.metal.turbo.plan",
+    "tqconvert.metal.turbo.reference",
+}
 """Modules that are NumPy through and through: others import them inside functions, as they do numpy."""
 SLOW = {"numpy", "gguf", "huggingface_hub", "urllib3", "tqdm", "filelock", "psutil", "platformdirs"}
 

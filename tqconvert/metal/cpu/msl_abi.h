@@ -73,6 +73,8 @@ uint32_t msl_aux(void *simdgroup, uint32_t lane);
 uint32_t msl_lane(void);
 // A finding at a known line (file != 0), else at the caller of `pc`; a and b say more, by kind.
 void msl_finding(uint32_t kind, const char *file, uint32_t line, void *pc, uint64_t a, uint64_t b);
+// An atomic access: 0 load, 1 store, 2 both.
+void msl_atomic(void *address, size_t size, int store, void *pc);
 // Lets the lanes of the simdgroup come level before a memory operation, where that is asked for.
 void msl_level(int is_store);
 // The running thread, or 0 outside of kernels.

@@ -168,6 +168,19 @@ void *__tsan_memset(void *to, int value, size_t n) {
   return memset(to, value, n);
 }
 
+void msl_atomic(void *address, size_t n, int store, void *pc) {
+  char *a = (char *)address;
+  bool in_tg = tg.holds(a, n), in_vars = vars.holds(a, n);
+  if (!in_tg && !in_vars) {
+    check(a, n, store, pc);
+    return;
+  }
+  size_t offset = in_tg ? a - tg.low : tg.high - tg.low + (a - vars.low);
+  if (store != 1 && memchr(written + offset, 0, n))
+    msl_finding(uninitialised_threadgroup_read, nullptr, 0, pc, offset, 0);
+  memset(written + offset, 1, n);
+}
+
 // The caller's place is used, not the one in `place`, for it can lie in the shim.
 void __ubsan_handle_out_of_bounds(Place *, uintptr_t index) {
   msl_finding(private_out_of_bounds, nullptr, 0, PC, index, 0);

@@ -892,7 +892,7 @@ typedef simdgroup_matrix<float, 8, 8> simdgroup_float8x8;
 typedef simdgroup_matrix<half, 8, 8> simdgroup_half8x8;
 typedef simdgroup_matrix<bfloat, 8, 8> simdgroup_bfloat8x8;
 
-// ---- atomics
+// ---- atomics: no two of them race, so the checker sees only that they are in bounds
 template <class T> struct atomic {
   T v;
 };
@@ -900,33 +900,32 @@ typedef atomic<int> atomic_int;
 typedef atomic<uint> atomic_uint;
 typedef atomic<float> atomic_float;
 typedef atomic<bool> atomic_bool;
-template <class T> inline T atomic_load_explicit(const volatile atomic<T> *p, memory_order) { return p->v; }
-template <class T, class U> inline void atomic_store_explicit(volatile atomic<T> *p, U x, memory_order) { p->v = (T)x; }
-template <class T, class U> inline T atomic_fetch_add_explicit(volatile atomic<T> *p, U x, memory_order) {
-  T o = p->v;
-  p->v = o + (T)x;
-  return o;
+#define MSL_ATOMIC template <class T, class U> __attribute__((noinline)) MSL_RAW
+#define MSL_CHECK(store) msl_atomic((void *)p, sizeof(T), store, __builtin_return_address(0))
+template <class T>
+__attribute__((noinline)) MSL_RAW T atomic_load_explicit(const volatile atomic<T> *p, memory_order) {
+  MSL_CHECK(0);
+  return p->v;
 }
-template <class T, class U> inline T atomic_fetch_or_explicit(volatile atomic<T> *p, U x, memory_order) {
-  T o = p->v;
-  p->v = o | (T)x;
-  return o;
+MSL_ATOMIC void atomic_store_explicit(volatile atomic<T> *p, U x, memory_order) {
+  MSL_CHECK(1);
+  p->v = (T)x;
 }
-template <class T, class U> inline T atomic_fetch_and_explicit(volatile atomic<T> *p, U x, memory_order) {
-  T o = p->v;
-  p->v = o & (T)x;
-  return o;
-}
-template <class T, class U> inline T atomic_fetch_max_explicit(volatile atomic<T> *p, U x, memory_order) {
-  T o = p->v;
-  p->v = o < (T)x ? (T)x : o;
-  return o;
-}
-template <class T, class U> inline T atomic_fetch_min_explicit(volatile atomic<T> *p, U x, memory_order) {
-  T o = p->v;
-  p->v = o > (T)x ? (T)x : o;
-  return o;
-}
+#define FETCH(name, expr)                                                    \
+  MSL_ATOMIC T atomic_fetch_##name(volatile atomic<T> *p, U x, memory_order) { \
+    MSL_CHECK(2);                                                              \
+    T old = p->v;                                                              \
+    p->v = (expr);                                                             \
+    return old;                                                                \
+  }
+FETCH(add_explicit, old + (T)x)
+FETCH(sub_explicit, old - (T)x)
+FETCH(or_explicit, old | (T)x)
+FETCH(and_explicit, old &(T)x)
+FETCH(xor_explicit, old ^ (T)x)
+FETCH(max_explicit, old < (T)x ? (T)x : old)
+FETCH(min_explicit, old > (T)x ? (T)x : old)
+#undef FETCH
 } // namespace metal
 using namespace metal;
 

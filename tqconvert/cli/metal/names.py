@@ -1,5 +1,60 @@
 """`metal names` and `metal lint`: what can be said of kernels without compiling them."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
 
-COMMANDS: tuple[Callable[..., None], ...] = ()
+import typer
+
+from tqconvert.cli.options import JsonOpt, QuietOpt
+from tqconvert.cli.output import Output
+
+
+def names(
+    tree: Annotated[
+        Path, typer.Argument(metavar="[TREE]", help="A llama.cpp or legacy Ollama source tree.")
+    ] = Path(),
+    json: JsonOpt = False,
+    quiet: QuietOpt = False,
+) -> None:
+    """Prove that host code and Metal kernels of a tree agree.
+
+    Every pipeline name that the host can form has a kernel; what a launch binds is what
+    the kernel takes; function constants get values of their type. Nothing is compiled.
+
+    \b
+    Examples:
+      tqconvert metal names ../llama.cpp
+      tqconvert metal names ../ollama --json
+
+    \b
+    Writes: nothing.
+    -q prints code, file and line of each finding.
+    Exit codes: 0 nothing found but notes, 1 findings, 2 usage, 5 no Metal backend there.
+    """  # noqa: D301 - \b keeps Typer from joining lines
+    from tqconvert.metal.names import check_names
+
+    report = check_names(tree.expanduser().absolute())
+    counts = {
+        "kernels": report.kernels, "formats": report.formats, "expected": report.expected,
+        "missing": sum(f.code == "MN101" for f in report.findings),
+        "tuning_rows": report.tuning_rows, "launches": report.launches,
+    }  # fmt: skip
+    document = {
+        "tree": str(report.tree.folder), "ok": report.ok, "counts": counts,
+        "findings": [f.as_json() for f in report.findings], "not_covered": list(report.not_covered),
+    }  # fmt: skip
+    lines = [str(f) for f in report.findings]
+    verdict = "ok" if report.ok else "faulty"
+    lines.append(
+        f"{report.tree.folder}: {verdict}, {report.kernels} kernels, {report.formats} forms of name, "
+        f"{report.launches} launches; of {report.expected} names expected {counts['missing']} missing"
+    )
+    lines += [f"  not looked at: {text}" for text in report.not_covered]
+    out = Output("metal.names", json=json, quiet=quiet)
+    out.result(document, "\n".join(lines), [f"{f.code} {f.path} {f.line}" for f in report.findings])
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (names,)

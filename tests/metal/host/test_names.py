@@ -1,0 +1,123 @@
+"""Host code against kernels: a sound backend passes, and each planted fault is found under its code."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import CACHE
+from metalbackend import write_backend
+
+from tqconvert.errors import NotFoundError
+from tqconvert.metal.hostcode import read_launches
+from tqconvert.metal.kernels import read_unit
+from tqconvert.metal.lint_codes import CODES
+from tqconvert.metal.names import check_names
+from tqconvert.runtime.source import open_source, pinned_archive
+
+ENV = dict(os.environ)
+
+
+def test_a_sound_backend_passes(tmp_path: Path) -> None:
+    """Names from templates, macros and plain functions; constants through a called function."""
+    report = check_names(write_backend(tmp_path))
+    assert report.findings == ()
+    assert (report.kernels, report.formats, report.launches) == (3, 2, 2)
+    (unit,) = [read_unit(p, report.tree.includes) for p in report.tree.units]
+    assert set(unit.constants_of("kernel_scale_f32")) == {"FC_scale_twice", "FC_scale_by"}
+    assert unit.constants_of("kernel_fill") == {}
+    parameters = unit.kernels["kernel_scale_f16"].parameters
+    assert [(p.name, p.space, p.place) for p in parameters] == [
+        ("args", "constant", 0), ("src", "device", 1), ("dst", "device", 2),
+        ("shared", "threadgroup", 0), ("i", "", None),
+    ]  # fmt: skip
+    fill = read_launches(report.tree.folder)[1]
+    assert (fill.getters, fill.bound) == (frozenset({"fill"}), frozenset({0}))
+
+
+FAULTS = {
+    "a kernel of another name": (
+        "MN102", "kernels_scale_metal", "void kernel_fill", "void kernel_filled"),
+    "a kernel that nobody asks for": (
+        "MN401", "kernels_scale_metal", "SCALE(float,", "kernel void kernel_lost() {}\nSCALE(float,"),
+    "a host name twice": ("MN103", "kernels_scale_metal", '"kernel_scale_f16"', '"kernel_scale_f32"'),
+    "no such template": ("MN104", "kernels_scale_metal", "kernel_scale<half>", "kernel_scala<half>"),
+    "no such include": ("MN105", "kernels_scale_metal", '"common.h"', '"comon.h"'),
+    "a library that is not loaded": ("MN106", "ggml_metal_device_m", "X(SCALE, scale)", "X(MISC, misc)"),
+    "a buffer at another place": ("MN201", "ggml_metal_ops_cpp", "bid_src, 1)", "bid_src, 3)"),
+    "a parameter more": (
+        "MN201", "kernels_scale_metal", "device       T * dst", "device const T * more, device T * dst"),
+    "a place that nobody takes": ("MN202", "ggml_metal_ops_cpp", "bid_src, 1);", "bid_src, 1); ggml_metal_encoder_set_buffer(enc, bid_src, 7);"),
+    "another struct": (
+        "MN203", "ggml_metal_ops_cpp", "ggml_metal_kargs_scale args", "ggml_metal_kargs_other args"),
+    "no threadgroup memory": (
+        "MN204", "ggml_metal_ops_cpp", "ggml_metal_encoder_set_threadgroup_memory_size(enc, 64, 0);", ""),
+    "a constant without value": (
+        "MN301", "ggml_metal_device_cpp", "ggml_metal_cv_set_int32(cv, 3,    FC_SCALE + 1);", ""),
+    "a constant of another type": ("MN302", "ggml_metal_device_cpp", "set_int32", "set_int16"),
+    "two constants at one index": ("MN303", "kernels_scale_metal", "FC_SCALE + 1", "FC_SCALE + 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found(fault: str, tmp_path: Path) -> None:
+    """Its code is among the findings, and only a note leaves the verdict at ok."""
+    code, file, old, new = FAULTS[fault]
+    report = check_names(write_backend(tmp_path, **{file: (old, new)}))
+    codes = {f.code for f in report.findings}
+    assert code in codes
+    assert report.ok == (CODES[code][0] == "note")
+    assert all(f.line for f in report.findings if f.code not in ("MN106", "MN101"))
+
+
+def test_supported_types_must_have_kernels(tmp_path: Path) -> None:
+    """What supports_op says yes to is asked for by name, with the place of the switch."""
+    switch = """\
+                    case GGML_TYPE_F32:
+                        switch (op->type) {
+                            case GGML_TYPE_Q8_0:
+                                return true;
+                            default:
+                                return false;
+                        }
+                    default:
+"""
+    change = ("                    default:\n", switch)
+    tree = write_backend(tmp_path, ggml_metal_device_m=change)
+    missing = [f for f in check_names(tree).findings if f.code == "MN101"]
+    assert [f.message.split(" ")[0] for f in missing] == ["kernel_cpy_f32_q8_0"]
+    assert missing[0].path == "ggml-metal-device.m"
+
+
+def test_no_backend(tmp_path: Path) -> None:
+    """A tree without Metal is said to have none."""
+    with pytest.raises(NotFoundError, match="no Metal backend"):
+        check_names(tmp_path)
+
+
+def test_the_command(tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]) -> None:
+    """Text, JSON, quiet, and the exit codes."""
+    tree = write_backend(tmp_path / "good")
+    code, out, _ = run_cli("metal", "names", tree)
+    assert code == 0
+    assert "3 kernels, 2 forms of name, 2 launches" in out
+    bad = write_backend(tmp_path / "bad", ggml_metal_ops_cpp=("bid_src, 1)", "bid_src, 3)"))
+    code, out, _ = run_cli("metal", "names", bad, "--json")
+    assert code == 1
+    assert '"schema": "tqconvert.metal.names/1"' in out
+    code, out, _ = run_cli("metal", "names", bad, "-q")
+    assert re.search(r"^MN201 ggml-metal-ops.cpp \d+$", out, re.MULTILINE)
+    assert run_cli("metal", "names", tmp_path)[0] == 5
+
+
+@pytest.mark.runtime
+def test_upstream_has_all_its_names() -> None:
+    """llama.cpp as it is: 1066 kernels, 1033 tuning rows, no name missing, nothing but notes."""
+    archive = pinned_archive(CACHE)
+    if not archive.exists():
+        pytest.skip("the pinned llama.cpp is not in the cache")
+    report = check_names(open_source(str(archive), CACHE, ENV).root)
+    assert (report.kernels, report.tuning_rows) == (1066, 1033)
+    assert report.expected >= 409
+    assert report.ok

@@ -47,6 +47,7 @@ NUMERIC = {
     "tqconvert.metal.check.rotations",
     "tqconvert.metal.check.rows",
     "tqconvert.metal.turbo.attention",
+    "tqconvert.metal.turbo.family",
     "tqconvert.metal.turbo.launches",
     "tqconvert.metal.turbo.plan",
     "tqconvert.metal.turbo.reference",

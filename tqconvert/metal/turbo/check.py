@@ -86,7 +86,6 @@ def own_sources(metal: Path, upstream: Path, **options: bool) -> Sources:
     Raises NotFoundError where that folder is not one of kernels/*.metal.
     """
     structs = parse_structs(upstream / "ggml-metal-impl.h")
-    structs |= parse_structs(metal / f"{OWN}-impl.h")
     helpers = upstream / "kernels" / "fa_aux.metal"
     if not helpers.is_file():
         raise NotFoundError(f"{helpers}: no such file")

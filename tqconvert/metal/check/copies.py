@@ -26,7 +26,7 @@ def _values(x: Array, dtype: str) -> Array:
 def copies(b: Bench) -> Iterator[Case]:
     """Between types that are no blocks; the source transposed once."""
     for source, target in _PAIRS:
-        x = _stored(10 * b.normal(2, 5, 70), source)
+        x = _stored(10 * b.normal(2, 6, 70), source)
         y = np.zeros(x.shape, _DTYPES[target])
         args = b.args("cpy", dims("0", x), dims("", y), nk0=70)
         name = f"kernel_cpy_{source}_{target}"
@@ -34,6 +34,11 @@ def copies(b: Bench) -> Iterator[Case]:
         values = _values(x, source)
         want = _stored(values.astype(np.float32), target)
         yield Case(name, (launch,), {"args": args, "x": x, "y": y}, "y", want, 0)
+    x, y = b.normal(5, 70), np.zeros((5, 70), np.float32)
+    args = b.args("cpy", dims("0", x), dims("", y), nk0=70)
+    launch = b.launch("kernel_cpy_f32_f32", "args x y", (2, 1, 1), (70, 3, 1))
+    arrays = {"args": args, "x": x, "y": y}
+    yield Case("kernel_cpy_f32_f32 5 rows, 3 at once", (launch,), arrays, "y", x, 0)
     x, y = b.normal(64, 33), np.zeros((33, 64), np.float32)
     n = {"ne00": 64, "ne01": 33, "nb00": x.strides[0], "nb01": x.strides[1]}
     args = b.args("cpy", {**dims("0", x), **n}, dims("", y), nk0=64)

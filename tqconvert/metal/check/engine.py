@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqconvert.errors import BuildFailedError, KernelSourceError
 from tqconvert.metal.build import Program, Workshop
-from tqconvert.metal.check.known import known
+from tqconvert.metal.check.known import known, relies_on_step
 from tqconvert.metal.check.tree import MetalTree
 from tqconvert.metal.launch import Finding
 from tqconvert.metal.rewrite import Rewritten
@@ -119,7 +119,7 @@ def check(
         sources = dict(zip(tree.sources, _verify(tree, workshop, pool, steps), strict=True))
         units = tuple(_unit(f, s, pattern) for f, s in sources.items())
         good = {f: s for f, s in sources.items() if isinstance(s, Rewritten)}
-        cases, not_run = _cases(tree, good, FAMILIES, pattern)
+        cases, not_run = _cases(tree, good, FAMILIES, pattern, checked=checked)
         found = _run(tree, workshop, good, cases, checked, pool, steps)
     definitions = {k.host_name: k.definition for s in good.values() for k in s.kernels}
     return Report(units, tuple(found), definitions, tuple(not_run))
@@ -152,7 +152,7 @@ def _unit(file: Path, source: "Rewritten | str", pattern: re.Pattern[str]) -> Un
 
 def _cases(
     tree: MetalTree, sources: Mapping[Path, Rewritten], families: "Iterable[Family]",
-    pattern: re.Pattern[str],
+    pattern: re.Pattern[str], *, checked: bool,
 ) -> "tuple[list[Case], list[str]]":  # fmt: skip
     """Cases that this tree can run, and what it cannot."""
     from tqconvert.metal.check.case import Bench, seeded
@@ -169,6 +169,8 @@ def _cases(
                 used = [launch.kernel for launch in case.launches]
                 if missing := [k for k in used if k not in names]:
                     not_run.append(f"{case.title}: no kernel {missing[0]}")
+                elif not checked and any(map(relies_on_step, used)):
+                    not_run.append(f"{case.title}: needs lanes in step, which plain code has not")
                 elif any(pattern.search(k) for k in used):
                     cases.append(case)
         except KernelSourceError as e:

@@ -18,10 +18,38 @@ class Known:
     kernel: str
     """Regular expression."""
     file: str
+    """Where the kernel has a file of its own; in a tree with one file for all it is that."""
     why: str
 
 
-KNOWN: tuple[Known, ...] = ()
+_SINGLE_FILE = "ggml-metal.metal"
+_FA_VEC = r"^kernel_flash_attn_ext_vec_(f16|f32|q\d_\d)_"
+KNOWN: tuple[Known, ...] = (
+    Known(
+        ("device_out_of_bounds",), r"^kernel_mul_mv_(?!ext|id)", "mul_mv.metal",
+        "reads rows behind the last one where they do not fill a simdgroup, and drops the result",
+    ),
+    Known(
+        ("device_out_of_bounds",), r"^kernel_cpy_f32_f32$", _SINGLE_FILE,
+        "copies rows behind the last one where they do not fill a threadgroup; later versions stop",
+    ),
+    Known(
+        ("threadgroup_race",), r"^kernel_mul_mv_(id_)?(iq4_nl|iq4_xs|mxfp4)_", "mul_mv.metal",
+        "each simdgroup writes the same table of values",
+    ),
+    Known(
+        ("uninitialised_threadgroup_read",), r"^kernel_cumsum_blk_", "reduce.metal",
+        "sums of simdgroups that there are not are read, and not used",
+    ),
+    Known(
+        ("simdgroup_race", "threadgroup_race"), _FA_VEC, "fa_vec_common.metal",
+        "relies on lanes that run in step: a barrier is missing between reads and the next writes",
+    ),
+    Known(
+        ("threadgroup_out_of_bounds", "uninitialised_threadgroup_read"), _FA_VEC,
+        "fa_vec_common.metal", "clears more than its part of the output, at the end beyond it",
+    ),
+)  # fmt: skip
 
 
 def known(finding: Finding) -> Known | None:
@@ -29,8 +57,13 @@ def known(finding: Finding) -> Known | None:
     for k in KNOWN:
         if (
             finding.kind in k.kinds
-            and Path(finding.file).name == k.file
+            and Path(finding.file).name in (k.file, _SINGLE_FILE)
             and re.search(k.kernel, finding.kernel)
         ):
             return k
     return None
+
+
+def relies_on_step(kernel: str) -> bool:
+    """Whether the kernel is known to be right only with lanes that run in step."""
+    return any("simdgroup_race" in k.kinds and re.search(k.kernel, kernel) for k in KNOWN)

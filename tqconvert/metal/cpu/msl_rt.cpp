@@ -99,6 +99,7 @@ asm(".text\n.globl " SYMBOL "\n.p2align 2\n" SYMBOL ":\n"
 namespace {
 constexpr uint32_t MAX_THREADS = 1024, WIDTH = 32, MAX_TG_BYTES = 32768, MAX_FINDINGS = 64, MAX_CALLERS = 6;
 constexpr size_t STACK = 256 * 1024;
+constexpr size_t SLACK = 64 * 1024; // what a checked build may touch behind an end
 
 enum State : uint8_t { RUNNING, IN_SIMD, IN_BARRIER, ENDED, LEVELLING };
 struct Simdgroup;
@@ -145,7 +146,7 @@ char error[512];
 int level_lanes; // emulate lanes in step
 int fatal;       // the launch cannot go on
 uint32_t group_now[3];
-size_t page;
+size_t page, tg_room;
 
 void switch_to(Lane *to) {
   n_switches++;
@@ -374,7 +375,7 @@ void on_signal(int number, siginfo_t *info, void *context) {
   uint32_t kind = number == SIGFPE ? division_by_zero : number == SIGILL ? illegal_instruction : memory_fault;
   char *address = (char *)info->si_addr;
   if (kind == memory_fault && tg_base && address >= tg_base + page + MAX_TG_BYTES &&
-      address < tg_base + 2 * page + MAX_TG_BYTES)
+      address < tg_base + 2 * page + MAX_TG_BYTES + tg_room)
     kind = threadgroup_out_of_bounds;
   add(kind, nullptr, 0, (char *)pc + 1, frame, (uint64_t)address, 0);
   msl_write(1);
@@ -388,9 +389,10 @@ void prepare() {
   for (uint32_t i = 0; i < MAX_THREADS; i++) mprotect(stacks + i * STACK, page, PROT_NONE);
   lanes = (Lane *)calloc(MAX_THREADS, sizeof(Lane));
   groups = (Simdgroup *)calloc(WIDTH, sizeof(Simdgroup));
-  tg_base = (char *)mmap(0, MAX_TG_BYTES + 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
+  tg_room = msl_chk_begin ? SLACK : 0;
+  tg_base = (char *)mmap(0, MAX_TG_BYTES + tg_room + 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
   mprotect(tg_base, page, PROT_NONE);
-  mprotect(tg_base + MAX_TG_BYTES + page, page, PROT_NONE);
+  mprotect(tg_base + MAX_TG_BYTES + tg_room + page, page, PROT_NONE);
 }
 } // namespace
 
@@ -503,15 +505,19 @@ MSL_EXPORT void msl_clear_constants() {
   for (const ConstantRecord *r = msl_constants; r->name; r++) memset(r->address, 0, r->size);
 }
 
-// A part of a file in memory, with a page behind it that no one may touch; for buffers of kernels.
+// A part of a file in memory for a buffer of a kernel. Behind it a page that no one may touch; in a checked build,
+// which has told by then, room that lets the kernel go on, so that its numbers can be compared.
 MSL_EXPORT void *msl_map(int fd, size_t offset, size_t size) {
   prepare();
-  char *at = (char *)mmap(0, size + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0);
+  size_t room = msl_chk_begin ? SLACK : 0;
+  char *at = (char *)mmap(0, size + room + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0);
   if (at == (char *)MAP_FAILED) return nullptr;
   void *mapped = mmap(at + page, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, (off_t)offset);
-  return mapped == MAP_FAILED ? nullptr : mapped;
+  if (mapped == MAP_FAILED) return nullptr;
+  if (room) mprotect(at + page + size, room, PROT_READ | PROT_WRITE);
+  return mapped;
 }
-MSL_EXPORT void msl_unmap(void *at, size_t size) { munmap((char *)at - page, size + 2 * page); }
+MSL_EXPORT void msl_unmap(void *at, size_t size) { munmap((char *)at - page, size + (msl_chk_begin ? SLACK : 0) + 2 * page); }
 
 // Signals that a kernel can cause become findings, and end the process after those are written.
 MSL_EXPORT void msl_catch_signals() {

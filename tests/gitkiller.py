@@ -2,7 +2,7 @@
 
     gitkiller.py PRISTINE STATES ARGUMENT...     `@` in an argument is the folder, also the working folder
 
-Like `killer.py`, whose functions it uses; besides those of `tqconvert.fs` it arms `Git.run`. A kill after
+Like `killer.py`, whose functions it uses; besides those of `tqconvert.fs` it arms `Git.run` and `Git.feed`. A kill after
 a call is the kill before the next one. Writes of bytes are killed in the middle too.
 """
 
@@ -80,6 +80,17 @@ def _arm(number: int, when: str, tell: int) -> None:
         return run(self, *args, **kwargs)
 
     Git.run = run_git  # type: ignore[method-assign]
+    feed = Git.feed
+
+    def feed_git(self: Git, *args: str, data: Any, **kwargs: Any) -> Any:
+        if is_last(f"git {_verb(args)}"):
+            if when == "middle":
+                rows = list(data)
+                feed(self, *args, data=rows[: len(rows) // 2], **kwargs)
+            killer._die()
+        return feed(self, *args, data=data, **kwargs)
+
+    Git.feed = feed_git  # type: ignore[method-assign]
 
 
 def _killed(number: int, when: str, arguments: list[str], folder: Path) -> tuple[int, str]:

@@ -7,7 +7,6 @@ from typing import NamedTuple
 from tqconvert.errors import RefusedError
 from tqconvert.patches.chain import Chain, NewCommit, write_commits
 from tqconvert.patches.move import carry_out, contents_of, operation, recover
-from tqconvert.patches.objects import blob_id
 from tqconvert.patches.obstacles import Change, changes_between, require_clear, require_quiet
 from tqconvert.patches.operation import EDIT, REFS, State, new_id
 from tqconvert.patches.queue import Queue, Step
@@ -137,25 +136,26 @@ def apply_queue(
         if before.ref and own_branch(before.ref) != before.ref:
             refs[before.ref] = (None, before.oid)
         op = operation("apply", before, after, plan.changes, refs, name=name)
-        known = [d for c in plan.commits for d in c.changes.values() if d is not None]
         carry_out(
-            repo, state, op, plan.changes, contents_of(blobs, known), base=plan.now.chain.base
+            repo,
+            state,
+            op,
+            plan.changes,
+            contents_of(blobs, plan.commits),
+            base=plan.now.chain.base,
         )
         return Applied(plan, after, recovered)
 
 
 def tree_after(tree: Mapping[str, Entry], commits: tuple[NewCommit, ...]) -> dict[str, Entry]:
     """The files of a tree after some commits."""
-    last: dict[str, tuple[bytes | None, str]] = {}
+    new = dict(tree)
     for commit in commits:
         for path, data in commit.changes.items():
-            last[path] = (data, commit.modes.get(path, "100644"))
-    new = dict(tree)
-    for path, (data, mode) in last.items():
-        if data is None:
-            new.pop(path, None)
-        else:
-            new[path] = Entry(mode, blob_id(data))
+            if data is None:
+                new.pop(path, None)
+            else:
+                new[path] = Entry(commit.modes.get(path, "100644"), commit.ids[path])
     return new
 
 

@@ -7,10 +7,11 @@ the commits on top of HEAD that have one, down to the first that has none, which
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from tqconvert.errors import GitFailedError, StorageError
-from tqconvert.patches.mail import IDENTITY, read_mail
+from tqconvert.patches.mail import DATE, IDENTITY, read_mail
 from tqconvert.patches.objects import blob_id
 from tqconvert.patches.queue import FilesStep
 from tqconvert.patches.repository import Entry, Repository
@@ -61,6 +62,16 @@ class NewCommit(NamedTuple):
     changes: Mapping[str, bytes | None]
     """Path -> content, None for a file that goes."""
     modes: Mapping[str, str]
+    ids: Mapping[str, str]
+    """Path -> blob id of each content."""
+
+
+def new_commit(
+    name: str, message: bytes, changes: Mapping[str, bytes | None], modes: Mapping[str, str]
+) -> NewCommit:
+    """A commit of ours that is no patch, with its ids."""
+    ids = {p: blob_id(d) for p, d in changes.items() if d is not None}
+    return NewCommit(name, IDENTITY, DATE, message, changes, modes, ids)
 
 
 def read_chain(repo: Repository, commit: str) -> Chain:
@@ -93,6 +104,7 @@ def plan_commits(fits: Iterable[StepFit], tree: Mapping[str, Entry]) -> tuple[Ne
     commits = []
     for fit in fits:
         changes: dict[str, bytes | None] = {}
+        ids: dict[str, str] = {}
         for file in fit.files:
             diff = file.diff
             if diff.new is None:
@@ -102,26 +114,27 @@ def plan_commits(fits: Iterable[StepFit], tree: Mapping[str, Entry]) -> tuple[Ne
             if diff.old and diff.old != diff.new:
                 changes[diff.old] = None
             changes[diff.new] = file.placement.data
+            ids[diff.new] = file.after
             # An `index` line's mode says what the file had, and changes nothing.
             changed = diff.old is None or diff.old_mode != diff.new_mode
             modes[diff.new] = (diff.new_mode or old_mode) if changed else old_mode
         if not changes:
             continue
-        commits.append(
-            commit_of(fit, changes, {p: modes[p] for p, d in changes.items() if d is not None})
-        )
+        kept = {p: modes[p] for p, d in changes.items() if d is not None}
+        commits.append(commit_of(fit, changes, kept, ids))
     return tuple(commits)
 
 
 def commit_of(
-    fit: StepFit, changes: Mapping[str, bytes | None], modes: Mapping[str, str]
-) -> NewCommit:
+    fit: StepFit, changes: Mapping[str, bytes | None], modes: Mapping[str, str],
+    ids: Mapping[str, str],
+) -> NewCommit:  # fmt: skip
     """The commit of one patch with the changes given."""
     name = fit.patch.name.removesuffix(".patch")
     title = "Add new files" if isinstance(fit.step, FilesStep) else name
     mail = read_mail(fit.patch.data, title)
     trailer = f"\n{TRAILER}: {name} sha256:{fit.patch.sha256}\n".encode()
-    return NewCommit(name, mail.author, mail.date, mail.message + trailer, changes, modes)
+    return NewCommit(name, mail.author, mail.date, mail.message + trailer, changes, modes, ids)
 
 
 def write_commits(
@@ -135,12 +148,12 @@ def write_commits(
         assert base
         repo.update_refs({ref: (base, None)}, "apply")
         return base
-    done = repo.git.run(
+    done = repo.git.feed(
         "-c", "pack.compression=1", "-c", "core.compression=1", "fast-import", "--quiet", "--done",
-        "--date-format=raw", "--force", data=b"".join(_stream(base, commits, ref)),
+        "--date-format=raw", "--force", "--depth=0", data=_stream(base, commits, ref),
     )  # fmt: skip
     if done.returncode:
-        _drop_crash_reports(repo)
+        drop_crash_reports(repo)
         said = done.stderr.decode("utf-8", "replace").strip()
         raise writing_failed("git fast-import", said, done.returncode)
     return done.stdout.decode().strip()
@@ -161,25 +174,24 @@ def writing_failed(what: str, said: str, code: int) -> StorageError | GitFailedE
 
 
 def _stream(base: str | None, commits: Sequence[NewCommit], ref: str) -> Iterable[bytes]:
-    """What fast-import reads: each file's versions in a row, so that they are stored as differences."""
+    """What fast-import reads: contents first, then the commits that name them."""
     marks: dict[str, int] = {}
-    versions: dict[str, list[bytes]] = {}
+    # First, so that a crash report of git's names it, and can be told to be of ours.
+    yield b"reset %s\n" % ref.encode()
+    if base:
+        yield b"from %s\n\n" % base.encode()
+    versions: dict[str, list[tuple[str, bytes]]] = {}
     for commit in commits:
         for path, data in commit.changes.items():
             if data is not None:
-                versions.setdefault(path, []).append(data)
-    ids: dict[int, str] = {}
+                versions.setdefault(path, []).append((commit.ids[path], data))
     for rows in versions.values():
-        for data in rows:
-            oid = ids.setdefault(id(data), blob_id(data))
+        for oid, data in rows:
             if oid not in marks:
                 marks[oid] = len(marks) + 1
                 yield b"blob\nmark :%d\ndata %d\n" % (marks[oid], len(data))
                 yield data
                 yield b"\n"
-    yield b"reset %s\n" % ref.encode()
-    if base:
-        yield b"from %s\n\n" % base.encode()
     for number, commit in enumerate(commits):
         yield b"commit %s\nmark :%d\n" % (ref.encode(), len(marks) + 1 + number)
         yield b"author %s %s\ncommitter %s %s\n" % (
@@ -191,7 +203,7 @@ def _stream(base: str | None, commits: Sequence[NewCommit], ref: str) -> Iterabl
                 yield b"D %s\n" % _quoted(path)
             else:
                 mode = commit.modes.get(path, "100644").encode()
-                yield b"M %s :%d %s\n" % (mode, marks[ids[id(new)]], _quoted(path))
+                yield b"M %s :%d %s\n" % (mode, marks[commit.ids[path]], _quoted(path))
         yield b"\n"
     yield b"get-mark :%d\ndone\n" % (len(marks) + len(commits))
 
@@ -203,6 +215,9 @@ def _quoted(path: str) -> bytes:
     return raw
 
 
-def _drop_crash_reports(repo: Repository) -> None:
+def drop_crash_reports(repo: Repository) -> None:
+    """Remove what `git fast-import` left of an import of ours that did not come to its end."""
     for report in repo.git_dir.glob("fast_import_crash_*"):
-        report.unlink(missing_ok=True)
+        with suppress(OSError):
+            if b"refs/tqconvert/" in report.read_bytes():
+                report.unlink()

@@ -9,7 +9,9 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from tqconvert.errors import GitFailedError, ToolMissingError
@@ -29,6 +31,8 @@ _SETTINGS = (
     "user.useConfigOnly=false", "advice.detachedHead=false", "merge.renames=false",
 )  # fmt: skip
 
+
+_BUFFER = 1 << 20
 
 _RESTRICTING = ("GIT_NO_LAZY_FETCH", "GIT_ALLOW_PROTOCOL")
 """What of git's own environment may come from the caller: it only takes network access away."""
@@ -66,11 +70,25 @@ class Git:
         except OSError as e:
             raise ToolMissingError(f"git: does not run in {self.folder} ({e.strerror})") from e
 
-    def start(self, *args: str) -> "subprocess.Popen[bytes]":
+    def feed(
+        self, *args: str, data: "Iterable[bytes]", env: Mapping[str, str] | None = None
+    ) -> "subprocess.CompletedProcess[bytes]":
+        """Run a command that reads much and says little: megabytes in, written as they come."""
+        with self.start(*args, stderr=subprocess.PIPE, env=env) as process:
+            assert process.stdin
+            with suppress(BrokenPipeError):  # what it says at its end tells why
+                process.stdin.writelines(data)
+            out, err = process.communicate()
+        return subprocess.CompletedProcess(args, process.returncode, out, err)
+
+    def start(
+        self, *args: str, stderr: int = subprocess.DEVNULL, env: Mapping[str, str] | None = None
+    ) -> "subprocess.Popen[bytes]":
         """A git command that is asked and answers over pipes."""
         return subprocess.Popen(
-            [*self._command, *args], cwd=self.folder, env=self.env,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            [*self._command, *args], cwd=self.folder, env={**self.env, **(env or {})},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, bufsize=_BUFFER,
+            pipesize=_BUFFER if sys.platform.startswith("linux") else -1,
         )  # fmt: skip
 
     def bytes_of(

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from tqconvert import fs
 from tqconvert.errors import GitFailedError, LockedError, RefusedError, StorageError
+from tqconvert.patches.chain import NewCommit, drop_crash_reports
 from tqconvert.patches.objects import blob_id
 from tqconvert.patches.obstacles import Change, plain
-from tqconvert.patches.operation import REFS, Operation, State, new_id
+from tqconvert.patches.operation import FOLDER, REFS, Operation, State, new_id
 from tqconvert.patches.patch_files import digests, restore_files, write_files
 from tqconvert.patches.repository import Blobs, Place, Repository, find_repository
 from tqconvert.patches.stage import Stage, check_index, index_with, prune
@@ -82,7 +83,9 @@ def _move(
     stage.swap()
     check_index(repo, state, op, changes)
     fs.rename(state.stage / "index", repo.git_dir / "index")
-    repo.update_refs({r: v for r, v in op.refs.items() if v[0]}, op.command)
+    # Refs that were only needed until there is another go in the same step.
+    now = {r: v for r, v in op.refs.items() if v[0] or r.startswith(f"{REFS}/new/")}
+    repo.update_refs(now, op.command)
     if op.after != op.before:
         repo.point_head(op.after, op.command)
     _drop_refs(repo, op)
@@ -90,7 +93,11 @@ def _move(
 
 def _drop_refs(repo: Repository, op: Operation) -> None:
     """Delete the refs that the operation ends, once HEAD is on none of them."""
-    gone = {r: (None, was) for r, (new, was) in op.refs.items() if new is None}
+    gone = {
+        r: (None, was)
+        for r, (new, was) in op.refs.items()
+        if new is None and not r.startswith(f"{REFS}/new/")
+    }
     there = repo.refs(*gone) if gone else {}
     repo.update_refs({r: v for r, v in gone.items() if there.get(r) == v[1]}, op.command)
 
@@ -172,6 +179,9 @@ def recover_tree(root: Path, env: Mapping[str, str]) -> str | None:
 
     Returns what it was and how it ended. Raises RefusedError, LockedError, StorageError.
     """
+    git_dir = root / ".git"
+    if git_dir.is_dir() and not (git_dir / FOLDER / "op.json").exists():
+        return None  # without asking git
     repo = find_repository(root, env)
     if repo is None:
         return None
@@ -218,7 +228,8 @@ def roll_back(repo: Repository, state: State, op: Operation) -> None:
 
 
 def clear(repo: Repository, state: State) -> None:
-    """Remove what is staged, and an `index.lock` of ours."""
+    """Remove what is staged, an `index.lock` of ours, and scratch."""
+    drop_crash_reports(repo)
     for path in state.folder.glob(".tqconvert-*.tmp"):
         path.unlink(missing_ok=True)
     lock = repo.git_dir / "index.lock"
@@ -240,9 +251,9 @@ def _holds(place: Path, oid: str) -> bool:
     return oid in (blob_id(data), blob_id(plain(data)))
 
 
-def contents_of(blobs: Blobs, known: Iterable[bytes] = ()) -> Callable[[str], bytes]:
+def contents_of(blobs: Blobs, commits: Iterable[NewCommit] = ()) -> Callable[[str], bytes]:
     """Contents by blob id: what is in memory already, else from the repository."""
-    table = {blob_id(data): data for data in known}
+    table = {c.ids[p]: d for c in commits for p, d in c.changes.items() if d is not None}
 
     def read(oid: str) -> bytes:
         return table[oid] if oid in table else blobs.read(oid)

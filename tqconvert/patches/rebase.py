@@ -96,8 +96,7 @@ def rebase(
             move = operation(
                 "rebase", now.work.head, Place(top, plan.ref), changes, refs, name=name
             )
-            known = [d for c in plan.commits for d in c.changes.values() if d is not None]
-            carry_out(repo, state, move, changes, contents_of(blobs, known), then=op)
+            carry_out(repo, state, move, changes, contents_of(blobs, plan.commits), then=op)
         else:
             _make_worktree(repo, state, op, place, env)
         mails = _mails(repo, queue, plan, old)
@@ -150,8 +149,7 @@ def _arrive(
     changes = changes_between(repo.tree(head.oid), new) if here else {}
     require_clear(repo, look(repo, blobs).work, changes)
     op = operation("rebase", head, after, changes, refs, name=name)
-    known = [d for c in plan.commits for d in c.changes.values() if d is not None]
-    carry_out(repo, state, op, changes, contents_of(blobs, known), base=plan.base.commit)
+    carry_out(repo, state, op, changes, contents_of(blobs, plan.commits), base=plan.base.commit)
     return top
 
 

@@ -1,10 +1,10 @@
 """Patches as mails for `git am`, and the chain that gives git both sides of each."""
 
-from tqconvert.patches.chain import Chain, NewCommit, plan_commits, read_chain, write_commits
+from tqconvert.patches.chain import Chain, new_commit, plan_commits, read_chain, write_commits
 from tqconvert.patches.checkout import Generation
 from tqconvert.patches.files import Files, folder_reader, mapping_reader
 from tqconvert.patches.layout import Layout, Plain
-from tqconvert.patches.mail import DATE, IDENTITY, read_mail
+from tqconvert.patches.mail import read_mail
 from tqconvert.patches.operation import REFS, new_id
 from tqconvert.patches.queue import FilesStep, Layer, Queue, Step
 from tqconvert.patches.render import split_segments
@@ -52,7 +52,7 @@ def vendored_chain(repo: Repository, queue: Queue) -> Chain | None:
     }
     now = Files(mapping_reader(base))
     fits = [f for s in steps if (f := apply_step(now, s, carried)).ok]
-    root = NewCommit("base", IDENTITY, DATE, b"What is known of the base\n", base, {})
+    root = new_commit("base", b"What is known of the base\n", dict(base), {})
     ref = f"{REFS}/new/{new_id('old')}"
     top = write_commits(repo, None, (root, *plan_commits(fits, {})), ref)
     return read_chain(repo, top)

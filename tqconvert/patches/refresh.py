@@ -142,8 +142,9 @@ def settle(
     op = operation(command, head, after, changes, refs, files, name=name, in_place=in_place)
     if outer:
         op = op._replace(more={"outer": outer.to_json()})
-    known = [d for c in done.commits for d in c.changes.values() if d is not None]
-    carry_out(repo, state, op, changes, contents_of(blobs, known), files, base=now.chain.base)
+    carry_out(
+        repo, state, op, changes, contents_of(blobs, done.commits), files, base=now.chain.base
+    )
     return after
 
 

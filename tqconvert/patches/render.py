@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from tqconvert.errors import TqError
-from tqconvert.patches.chain import NewCommit, write_commits
+from tqconvert.patches.chain import new_commit, write_commits
 from tqconvert.patches.diff import FileDiff, parse_diffs, split_header
-from tqconvert.patches.mail import DATE, IDENTITY
 from tqconvert.patches.operation import REFS, new_id
 from tqconvert.patches.place import place
 from tqconvert.patches.repository import Repository
@@ -88,8 +87,8 @@ def _diffs(repo: Repository, changes: Mapping[str, Change]) -> dict[str, bytes]:
     modes = [{p: side.mode for p, c in changes.items() if (side := c[number])} for number in (0, 1)]
     gone = dict.fromkeys(sides[0].keys() - sides[1].keys())
     commits = (
-        NewCommit("before", IDENTITY, DATE, b"before\n", sides[0], modes[0]),
-        NewCommit("after", IDENTITY, DATE, b"after\n", {**sides[1], **gone}, modes[1]),
+        new_commit("before", b"before\n", sides[0], modes[0]),
+        new_commit("after", b"after\n", {**sides[1], **gone}, modes[1]),
     )
     top = write_commits(repo, None, commits, ref)
     try:

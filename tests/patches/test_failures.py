@@ -239,6 +239,7 @@ def test_a_wrong_base_is_told_before_any_patch(release: Release, ours: Path, run
     code, out, _ = run_cli(*args)
     assert code == 5
     assert "nothing was changed" in out
+    assert f"they are of no release that is known, for llama.cpp {release.base[:9]}" in out
     assert out.splitlines()[0] == f"{llama}: 4 of 11 patches do not go on"
     code, out, _ = run_cli(*args, "--json")
     names = [c["name"][:4] for c in json.loads(out)["conflicts"]]
@@ -335,7 +336,10 @@ def test_odd_files_come_out_as_git_makes_them(release: Release, ours: Path) -> N
     ("text", "message"),
     [
         (b"--- a/../x\n+++ b/../x\n", "outside of the tree"),
-        (b"index 1111111..2222222\nGIT binary patch\n--- a/x\n+++ b/x\n", "binary patches are refused"),
+        (
+            b"index 1111111..2222222\nGIT binary patch\n--- a/x\n+++ b/x\n",
+            "binary patches are refused",
+        ),
         (b"new file mode 120000\n--- a/x\n+++ b/x\n", "mode 120000 is refused"),
     ],
 )

@@ -5,6 +5,7 @@ places by rename, which needs no space, forth or back. Files that both commits h
 whatever was done to them. git's own `index.lock` is held throughout, so that no other git runs in between.
 """
 
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,8 @@ from tqconvert.patches.patch_files import digests, restore_files, write_files
 from tqconvert.patches.repository import Blobs, Place, Repository, find_repository
 from tqconvert.patches.stage import Stage, check_index, index_with, prune
 
+KEPT = 20
+"""Operations of which it is kept where HEAD was before them."""
 _MARK = b"tqconvert "
 """How an `index.lock` of ours begins; git's are empty or begin with DIRC."""
 
@@ -49,6 +52,15 @@ def carry_out(
         state.begin(then)
     else:
         state.end(op, **facts)
+    _drop_oldest(repo)
+
+
+def _drop_oldest(repo: Repository) -> None:
+    """Forget where HEAD was before operations of long ago."""
+    folder = repo.common_dir / REFS / "orig"
+    if folder.is_dir() and len(os.listdir(folder)) > 2 * KEPT:
+        there = sorted(repo.refs(f"{REFS}/orig/").items())  # their names begin with the time
+        repo.update_refs({ref: (None, oid) for ref, oid in there[:-KEPT]}, "clear")
 
 
 def operation(

@@ -81,6 +81,17 @@ def compare_patches(folder: Path, checkout: Checkout, patches: Sequence[Patch]) 
     return Source(series, None, near.lock, compared, missing, other)
 
 
+def made_for(folder: Path, source: Checkout) -> str:
+    """Whose patches an Ollama tree holds and for which llama.cpp, in words, by the locks in `folder`."""
+    found = compare_patches(folder, source, upstream_of(source))
+    base = f"llama.cpp {source.base or 'that is not named'}"
+    if found.lock:
+        return f"those of {found.lock.title}, for {base}"
+    if found.nearest:
+        return f"nearest to those of {found.nearest.title}, for {base}"
+    return f"of no release that is known, for {base}"
+
+
 def _compare(patch: Patch, lock: ReleaseLock) -> PatchOrigin:
     for known in lock.patches:
         if known.sha256 == patch.sha256:

@@ -13,6 +13,7 @@ from tqconvert.cli.ollama_build.options import (
     TreeArg,
     open_for_writing,
     open_queue,
+    patches_folder,
 )
 from tqconvert.cli.options import DryRunOpt, JsonOpt, QuietOpt
 from tqconvert.cli.output import Output, table
@@ -65,6 +66,7 @@ def apply(
     on, 4 bad patch, 5 no such tree, patch or base, 6 edits in the way, no git
     repository, or another operation under way, 7 locked, 8 no git, 9 disk.
     """
+    from tqconvert.errors import UnknownBaseError
     from tqconvert.patches.apply_queue import apply_queue, plan_apply
     from tqconvert.patches.repository import Blobs, require_repository
 
@@ -103,9 +105,17 @@ def apply(
         ],
         "conflicts": conflicts_json(conflicts), "next": _next(root, plan, dry_run=dry_run),
     }  # fmt: skip
-    out.result(document, _text(queue, plan, head, dry_run=dry_run), head)
-    if conflicts:
-        raise typer.Exit(conflict_code(conflicts))
+    text = _text(queue, plan, head, dry_run=dry_run)
+    code = conflict_code(conflicts)
+    if code == UnknownBaseError.exit_code and queue.source:
+        from tqconvert.patches.origin import made_for
+
+        known = made_for(patches_folder(patches), queue.source)
+        document["patches_are"] = known
+        text += f"\nanother base than Ollama's patches have: they are {known}"
+    out.result(document, text, head)
+    if code:
+        raise typer.Exit(code)
 
 
 def unapply(
@@ -199,10 +209,12 @@ def counted(number: int, what: str = "patch") -> str:
 
 
 def conflict_code(conflicts: "Sequence[Conflict]") -> int:
-    """5 where Ollama's own do not go on, so that the base is another; 3 where only ours do not."""
+    """0 without any; 5 where Ollama's own do not go on, as the base is another; 3 for ours alone."""
     from tqconvert.errors import ConflictError, UnknownBaseError
     from tqconvert.patches.queue import Origin
 
+    if not conflicts:
+        return 0
     of_ollama = any(c.step.origin is Origin.OLLAMA for c in conflicts)
     return UnknownBaseError.exit_code if of_ollama else ConflictError.exit_code
 

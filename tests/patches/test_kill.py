@@ -114,6 +114,33 @@ def test_rebase(pristine: Path, tmp_path: Path, run_cli: Cli) -> None:
     check(pristine, tmp_path, run_cli, *command, least=5)
 
 
+def test_a_rebase_that_waits(pristine: Path, tmp_path: Path, run_cli: Cli) -> None:
+    """Between any two steps up to the conflict: abort ends where the rebase began, its tree gone."""
+    root = pristine / "ollama"
+    put_on(root, pristine / "ours")
+    top = git(root, "symbolic-ref", "--short", "HEAD")
+    git(root, "checkout", "-q", "main")
+    path = root / "llm/server.go"
+    path.write_bytes(
+        path.read_bytes().replace(b"int server_20(void);", b"int server_twenty(void);")
+    )
+    git(root, "commit", "-qam", "later")
+    git(root, "tag", "v0.99.1")
+    git(root, "checkout", "-q", top)
+    before = seen(pristine)
+    command = ("ollama-build", "rebase", "@/ollama", "--patches", "@/ours", "--onto", "v0.99.1")
+    states = gitkiller.states(pristine, tmp_path / "states", *command)
+    assert {"git worktree", "git am"} <= {s["call"] for s in states}
+    for state in states:
+        folder = Path(state["folder"])
+        code, _, err = run_cli("ollama-build", "abort", folder / "ollama")
+        assert code == 0, (state, err)
+        assert seen(folder) == before, state
+        assert litter(folder / "ollama") == [], state
+        assert sorted(p.name for p in folder.iterdir()) == ["ollama", "ours"], state
+        shutil.rmtree(folder)
+
+
 def test_every_git_command_that_writes_is_armed() -> None:
     """The commands that the package runs are armed, or known to read only."""
     reads = {

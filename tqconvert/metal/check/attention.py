@@ -127,10 +127,11 @@ def _pad(b: Bench, p: _Problem, cells: int) -> tuple[list[Launch], dict[str, Any
 def vectors(b: Bench) -> Iterator[Case]:
     """One query a simdgroup, cells spread over threadgroups whose results are put together."""
     for s in VECTORS:
-        yield _vector(b, s)
+        yield vector(b, s)
 
 
-def _vector(b: Bench, s: Shape) -> Case:
+def vector(b: Bench, s: Shape) -> Case:
+    """A case of one shape."""
     p = _problem(b, s)
     simdgroups = 1
     while 2 * _WORKGROUPS * simdgroups * _CELLS_VEC < s.n_kv and simdgroups < 4:
@@ -172,12 +173,13 @@ def _vector(b: Bench, s: Shape) -> Case:
 def tiles(b: Bench) -> Iterator[Case]:
     """Eight queries a threadgroup, by matrices of a simdgroup."""
     for s in TILES:
-        yield _tile(b, s)
+        yield tile(b, s)
 
 
-def _tile(b: Bench, s: Shape) -> Case:
+def tile(b: Bench, s: Shape) -> Case:
+    """A case of one shape; the launch is as the host makes it, also where a GPU would refuse it."""
     p = _problem(b, s)
-    simdgroups, quantized = 4, s.type != "f16"
+    simdgroups, quantized = 8 if s.size >= 512 else 4, s.type != "f16"
     launches, arrays = _pad(b, p, _CELLS)
     blocks = -(-s.n_kv // _CELLS), -(-s.n_q // _QUERIES)
     fields = {k: v for k, v in p.args.items() if k[:3] in ("ne3", "nb3") and k != "ne3"}

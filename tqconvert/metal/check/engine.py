@@ -18,7 +18,7 @@ from tqconvert.metal.simulate import Outcome, Simulator
 from tqconvert.progress import Steps
 
 if TYPE_CHECKING:
-    from tqconvert.metal.check.case import Case, Family
+    from tqconvert.metal.check.case import Bench, Case, Family
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,16 +150,25 @@ def _unit(file: Path, source: "Rewritten | str", pattern: re.Pattern[str]) -> Un
     )
 
 
+def bench_of(tree: MetalTree, sources: Iterable[Rewritten]) -> "Bench":
+    """What those who write cases need to know of a tree."""
+    from tqconvert.metal.check.case import Bench
+
+    found = list(sources)
+    names = frozenset(k.host_name for s in found for k in s.kernels)
+    constants = {c.name: c.index for s in found for c in s.constants}
+    return Bench(tree.structs, tree.defines, constants, names)
+
+
 def _cases(
     tree: MetalTree, sources: Mapping[Path, Rewritten], families: "Iterable[Family]",
     pattern: re.Pattern[str], *, checked: bool,
 ) -> "tuple[list[Case], list[str]]":  # fmt: skip
     """Cases that this tree can run, and what it cannot."""
-    from tqconvert.metal.check.case import Bench, seeded
+    from tqconvert.metal.check.case import seeded
 
-    names = frozenset(k.host_name for s in sources.values() for k in s.kernels)
-    constants = {c.name: c.index for s in sources.values() for c in s.constants}
-    bench = Bench(tree.structs, tree.defines, constants, names)
+    bench = bench_of(tree, sources.values())
+    names = bench.names
     cases: list[Case] = []
     not_run: list[str] = []
     for family in families:

@@ -33,11 +33,21 @@ GENERATOR = load_generator()
 COMMANDS = GENERATOR.commands()
 
 
+QUEUE = (
+    "list", "status", "verify", "lock", "apply", "unapply", "edit", "refresh", "import", "export", "rebase",
+    "continue", "skip", "abort", "lint", "watch", "bisect-base", "build", "whatis",
+)  # fmt: skip
+
+
+METAL = ("names",)
+
+
 def test_commands_stand_in_the_order_of_the_work() -> None:
     """Pull first, upkeep last."""
     assert [" ".join(c) for c in COMMANDS] == [
         "pull", "inspect", "plan", "tag", "untag", "balance", "modelfile", "install", "verify", "share",
-        "serve", "doctor", "quality ppl", "quality kld", "ollama-build build", "ollama-build whatis",
+        "serve", "doctor", "quality ppl", "quality kld", *(f"ollama-build {name}" for name in QUEUE),
+        *(f"metal {name}" for name in METAL),
         "config show", "cache prune",
     ]  # fmt: skip
 

@@ -15,7 +15,7 @@ from conftest import free_port, stop, wait_for
 from kvruntime import our_runtime
 
 from tqconvert.patches.series import find_patches, read_series
-from tqconvert.runtime.build import PROGRAMS
+from tqconvert.runtime.llamacpp import PROGRAMS
 from tqconvert.runtime.locate import Runtime
 from tqconvert.runtime.server import parse_kv_buffers, start_server
 

@@ -289,15 +289,23 @@ kernel void kernel_turbo_fa_vec(
         }
     }
 
+    // Sums of the lanes that read other rows: each step gives half of the values away, so that a lane ends up with
+    // NV/2 of its 16, beginning with `from`.
+    short from = 0, count = 16;
     TURBO_UNROLL
-    for (short n = 0; n < 16; n++) {
+    for (short distance = 16; distance >= NV; distance /= 2) {
+        const bool upper = (lane & distance) != 0;
+        count /= 2;
+        from  += upper ? count : 0;
         TURBO_UNROLL
-        for (ushort distance = NV; distance < 32; distance *= 2) {
-            sum[n] += simd_shuffle_xor(sum[n], distance);
+        for (short n = 0; n < count; n++) {
+            const float give = upper ? sum[n] : sum[n + count];
+            sum[n] = (upper ? sum[n + count] : sum[n]) + simd_shuffle_xor(give, (ushort) distance);
         }
-        if (lane < NV) {
-            values[sg*DV + xv/TURBO_LANES*TURBO_BLOCK + V::index(xv%TURBO_LANES, n)] = sum[n];
-        }
+    }
+    TURBO_UNROLL
+    for (short n = 0; n < NV/2; n++) {
+        values[sg*DV + xv/TURBO_LANES*TURBO_BLOCK + V::index(xv%TURBO_LANES, from + n)] = sum[n];
     }
     if (lane == 0) {
         stats[2*sg + 0] = S;

@@ -51,6 +51,7 @@ NUMERIC = {
     "tqconvert.metal.turbo.launches",
     "tqconvert.metal.turbo.plan",
     "tqconvert.metal.turbo.reference",
+    "tqconvert.metal.turbo.rows",
 }
 """Modules that are NumPy through and through: others import them inside functions, as they do numpy."""
 SLOW = {"numpy", "gguf", "huggingface_hub", "urllib3", "tqdm", "filelock", "psutil", "platformdirs"}

@@ -83,3 +83,14 @@ def test_threadgroup_memory_is_what_the_header_says(sources: Sources) -> None:
             assert size <= (dim + 128 + 2 * dim) * nsg * 2
     for dim in TILED_HEADS:
         assert value("TURBO_FA_SHARED", dk=dim, dv=dim) == tiled_shared(dim) <= 32768
+
+
+def test_readme_states_sizes_and_counts(sources: Sources) -> None:
+    """The table of threadgroup memory and the number of cases are what the code says."""
+    from tqconvert.metal.turbo.attention import tiled_shared, vec_shared
+
+    text = (sources.units[0].parent / "README.md").read_text("utf-8")
+    for dim in VEC_HEADS:
+        sizes = [dim, *(vec_shared(dim, n) for n in (1, 2, 4)), tiled_shared(dim)]
+        assert f"| {' | '.join(map(str, sizes))} |" in text
+    assert f"{len(QUICK)} cases with the tests, {len(full())} with every kernel" in text

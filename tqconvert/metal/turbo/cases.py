@@ -91,6 +91,8 @@ class RowsCase:
     threads: tuple[int, int] = (32, 1)
     hostile: bool = False
     """Zeros, tiny, huge, infinite and undefined values among the rows."""
+    outer: tuple[int, int] = (1, 1)
+    """Lengths of the outer dimensions; there are n_rows in each."""
 
     @property
     def kernel(self) -> str:
@@ -111,8 +113,9 @@ class RowsCase:
     def name(self) -> str:
         """What tells the case from all others."""
         x, y = self.threads
+        outer = "x".join(str(n) for n in (*reversed(self.outer), self.n_rows, self.n_values))
         hostile = " hostile" if self.hostile else ""
-        return f"{self.op} {self.type} {self.n_rows}x{self.n_values} threads {x}x{y}{hostile}"
+        return f"{self.op} {self.type} {outer} threads {x}x{y}{hostile}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +146,13 @@ def _rows(types: tuple[str, ...]) -> list[Case]:
         cases += [
             RowsCase("set_rows_i64", t, 512, 67, (32, 4), hostile=True),
             # as upstream dispatches a row of three blocks: one simdgroup, one thread left over
-            RowsCase("set_rows_i32", t, 384, 25, (3, 11)),
+            RowsCase("set_rows_i32", t, 384, 5, (3, 11), outer=(3, 2)),
             RowsCase("from_f32", t, 256, 19, (64, 1), hostile=True),
-            RowsCase("to_f32", t, 384, 13),
-            RowsCase("to_f16", t, 384, 13, (64, 1)),
-            RowsCase("get_rows", t, 640, 9, (64, 1)),
-            RowsCase("kv_f16", t, 256, 41, (64, 1)),
+            RowsCase("from_f32", t, 384, 3, outer=(2, 3)),
+            RowsCase("to_f32", t, 384, 5, outer=(3, 2)),
+            RowsCase("to_f16", t, 384, 5, (64, 1), outer=(2, 2)),
+            RowsCase("get_rows", t, 640, 9, (64, 1), outer=(2, 2)),
+            RowsCase("kv_f16", t, 256, 7, (64, 1), outer=(3, 2)),
         ]
     return cases
 
@@ -175,6 +179,7 @@ def quick() -> tuple[Case, ...]:
         a("tiled", "turbo4", "f16", 128, 95, 13, mask="empty", mask_by_head=True, n_seq=2),
         a("tiled", "f16", "turbo3", 128, 200, 24, mask="causal", by_head=True),
         a("tiled", "turbo4", "turbo4", 512, 70, 9),
+        a("tiled", "turbo2", "turbo3", 128, 128, 17, heads=(3, 1), mask_by_head=True),
     )
 
 

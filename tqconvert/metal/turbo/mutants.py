@@ -145,15 +145,16 @@ def panel(mutant: Mutant, text: str) -> list[Case]:
         AttentionCase("tiled", "turbo3", "turbo4", 256, 333, 20, (6, 2), softcap=9, max_bias=8),
         AttentionCase("tiled", "turbo3", "turbo4", 256, 64, 8, (8, 2), "none"),
         AttentionCase("tiled", "turbo3", "turbo4", 256, 100, 9, (4, 4), "empty"),
+        AttentionCase("tiled", "turbo3", "turbo4", 256, 128, 17, (3, 1), mask_by_head=True),
     ]
     rows: list[Case] = [
         *(RowsCase("set_rows_i64", f"turbo{b}", 512, 67, (32, 4), hostile=True) for b in (2, 3, 4)),
-        *(RowsCase("to_f32", f"turbo{b}", 384, 13) for b in (2, 3, 4)),
-        RowsCase("set_rows_i32", "turbo4", 384, 25, (3, 11)),
-        RowsCase("from_f32", "turbo2", 256, 19, (64, 1)),
-        RowsCase("to_f16", "turbo2", 384, 13, (64, 1)),
-        RowsCase("get_rows", "turbo3", 640, 9, (64, 1)),
-        RowsCase("kv_f16", "turbo3", 256, 41, (64, 1)),
+        *(RowsCase("to_f32", f"turbo{b}", 384, 5, outer=(3, 2)) for b in (2, 3, 4)),
+        RowsCase("set_rows_i32", "turbo4", 384, 5, (3, 11), outer=(3, 2)),
+        RowsCase("from_f32", "turbo2", 256, 3, (64, 1), outer=(2, 3)),
+        RowsCase("to_f16", "turbo2", 384, 3, (64, 1), outer=(2, 2)),
+        RowsCase("get_rows", "turbo3", 640, 9, (64, 1), outer=(2, 2)),
+        RowsCase("kv_f16", "turbo3", 256, 7, (64, 1), outer=(3, 2)),
         TransformCase(inverse=False, n_blocks=37),
         TransformCase(inverse=True, n_blocks=37),
     ]
@@ -181,7 +182,7 @@ def judge(simulator: Simulator, metal: Path, upstream: Path, mutant: Mutant, wor
                 return Verdict(mutant, result.findings[0].kind)
             if not result.ok:
                 return Verdict(mutant, "failure" if result.failure else "numbers")
-    except BuildFailedError:
+    except (BuildFailedError, KernelSourceError):
         return Verdict(mutant, "compiler")
     return Verdict(mutant, "")
 

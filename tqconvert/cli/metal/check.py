@@ -127,8 +127,10 @@ def _text(report: "Report") -> str:
     )
     if report.not_covered:
         lines.append(f"{len(report.not_covered)} kernels have no case: compiled, not run")
-    if report.not_run:
-        lines.append(f"{len(report.not_run)} groups of cases do not fit this tree (--json)")
+    if report.not_run and not report.cases:
+        lines += report.not_run
+    elif report.not_run:
+        lines.append(f"{len(report.not_run)} cases do not fit this tree (--json tells which)")
     return "\n".join(lines)
 
 

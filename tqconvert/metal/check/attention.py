@@ -150,7 +150,7 @@ def vector(b: Bench, s: Shape) -> Case:
         "has_kvpad": s.n_kv % _CELLS_VEC != 0, "ns10": p.args["ns10"], "ns20": p.args["ns20"],
         "nsg": simdgroups, "nwg": _WORKGROUPS,
     }  # fmt: skip
-    known = {prefix + k: v for k, v in constants.items() if prefix + k in b.constants}
+    known = b.known(**{prefix + k: v for k, v in constants.items()})
     kernel = f"kernel_flash_attn_ext_vec_{s.type}_dk{s.size}_dv{s.size}{s.suffix}"
     buffers = "args q k v mask q pad part" + (" q" if prefix + "has_sparse" in known else "")
     launches.append(
@@ -200,7 +200,7 @@ def tile(b: Bench, s: Shape) -> Case:
         "has_kvpad": s.n_kv % _CELLS != 0, "bc_mask": s.n_q % 8 != 0, "ns10": p.args["ns10"],
         "ns20": p.args["ns20"], "nsg": simdgroups,
     }  # fmt: skip
-    known = {prefix + k: v for k, v in constants.items() if prefix + k in b.constants}
+    known = b.known(**{prefix + k: v for k, v in constants.items()})
     kernel = f"kernel_flash_attn_ext_{s.type}_dk{s.size}_dv{s.size}"
     padded = -(-s.size // 64) * 64
     halves = _QUERIES * (s.size + 2 * padded + 4 * _CELLS) + quantized * 16 * 32 * simdgroups

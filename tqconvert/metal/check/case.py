@@ -61,6 +61,15 @@ class Bench:
             raise KernelSourceError(f"{name}: not defined in the header")
         return self.defines[name]
 
+    def has(self, struct: str, name: str) -> bool:
+        """Whether an argument struct has the field."""
+        found = self.structs.get(f"ggml_metal_kargs_{struct}")
+        return found is not None and name in {f[0] for f in found._fields_}
+
+    def known(self, **constants: float) -> dict[str, float]:
+        """Those of the function constants that the tree has; older ones have fewer."""
+        return {k: v for k, v in constants.items() if k in self.constants}
+
     def args(self, struct: str, *dims: Mapping[str, int], **values: Any) -> bytes:
         """Bytes of an argument struct; of `dims` what it has, of `values` all. Raises KernelSourceError."""
         full = f"ggml_metal_kargs_{struct}"

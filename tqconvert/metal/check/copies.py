@@ -185,9 +185,15 @@ def repeat(b: Bench) -> Iterator[Case]:
 def padding(b: Bench) -> Iterator[Case]:
     """Zeros around, a mirror at the ends, and a shift in a ring."""
     x, y = b.normal(3, 40), np.zeros((5, 50), np.float32)
-    args = b.args("pad", dims("0", x), dims("", y), **_left_pads(b))
-    constants = {"FC_pad_circular": 0} if "FC_pad_circular" in b.constants else {}
-    launch = b.launch("kernel_pad_f32", "args x y", (5, 1, 1), (50, 1, 1), **constants)
+    args = b.args(
+        "pad",
+        dims("0", x),
+        dims("", y),
+        **{f"lp{i}": 0 for i in range(4) if b.has("pad", f"lp{i}")},
+    )
+    launch = b.launch(
+        "kernel_pad_f32", "args x y", (5, 1, 1), (50, 1, 1), **b.known(FC_pad_circular=0)
+    )
     arrays = {"args": args, "x": x, "y": y}
     yield Case("kernel_pad_f32", (launch,), arrays, "y", np.pad(x, ((0, 2), (0, 10))), 0)
     y = np.zeros((3, 47), np.float32)
@@ -201,11 +207,6 @@ def padding(b: Bench) -> Iterator[Case]:
     launch = b.launch("kernel_roll_f32", "args x y", (3, 1, 1), (40, 1, 1))
     arrays = {"args": args, "x": x, "y": y}
     yield Case("kernel_roll_f32", (launch,), arrays, "y", np.roll(x, (1, 5), (0, 1)), 0)
-
-
-def _left_pads(b: Bench) -> dict[str, int]:
-    fields = {f[0] for f in b.structs["ggml_metal_kargs_pad"]._fields_}
-    return {f"lp{i}": 0 for i in range(4) if f"lp{i}" in fields}
 
 
 FAMILIES = (

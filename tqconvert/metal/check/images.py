@@ -68,9 +68,12 @@ def upscale(b: Bench) -> Iterator[Case]:
     want = x.repeat(2, 2).repeat(3, 3)
     yield Case("kernel_upscale_nearest_f32", (launch,), arrays, "y", want, 0)
     args = b.args("upscale", dims("0", x), dims("", y), sf0=3, sf1=2, sf2=1, sf3=1, poffs=0.5)
-    constants = {"FC_upscale_aa": 0} if "FC_upscale_aa" in b.constants else {}
     launch = b.launch(
-        "kernel_upscale_bilinear_f32", "args x y", (10, 2, 1), (18, 1, 1), **constants
+        "kernel_upscale_bilinear_f32",
+        "args x y",
+        (10, 2, 1),
+        (18, 1, 1),
+        **b.known(FC_upscale_aa=0),
     )
     arrays = {"args": args, "x": x, "y": y}
     want = _linear(_linear(x.astype(np.float64), 10, 2), 18, 3)

@@ -34,6 +34,10 @@ KNOWN: tuple[Known, ...] = (
         "copies rows behind the last one where they do not fill a threadgroup; later versions stop",
     ),
     Known(
+        ("device_out_of_bounds",), r"^kernel_flash_attn_ext_blk$", _SINGLE_FILE,
+        "reads rows of the mask behind the last one, of eight queries each; later versions stop",
+    ),
+    Known(
         ("threadgroup_race",), r"^kernel_mul_mv_(id_)?(iq4_nl|iq4_xs|mxfp4)_", "mul_mv.metal",
         "each simdgroup writes the same table of values",
     ),

@@ -74,18 +74,18 @@ def _vector(
     )  # fmt: skip
     constants = {"FC_mul_mv_nsg": sg, "FC_mul_mv_ne12": 1, "FC_mul_mv_r2": 1, "FC_mul_mv_r3": 1,
                  "FC_mul_mv_split": split}  # fmt: skip
-    constants = {k: v for k, v in constants.items() if k in b.constants}
     kernel = f"kernel_mul_mv_{name}_f32"
     shared = 128 * r0 if one_group else _SHARED.get(name, 16)
-    launch = b.launch(kernel, "args w x y", (groups, 2, 1), (32, sg, 1), shared, **constants)
+    launch = b.launch(
+        kernel, "args w x y", (groups, 2, 1), (32, sg, 1), shared, **b.known(**constants)
+    )
     arrays = {"args": args, "w": w, "x": x, "y": y}
     title = f"{kernel} {rows}x{columns}"
     return Case(title, (launch,), arrays, "y", _product(values, x), 1e-4)
 
 
 def _rows(b: Bench, r0: int) -> dict[str, int]:
-    fields = {f[0] for f in b.structs["ggml_metal_kargs_mul_mv"]._fields_}
-    return {"nr0": r0} if "nr0" in fields else {}
+    return {"nr0": r0} if b.has("mul_mv", "nr0") else {}
 
 
 def _vector_plain(b: Bench, name: str, suffix: str, columns: int, rows: int) -> Case:
@@ -98,11 +98,10 @@ def _vector_plain(b: Bench, name: str, suffix: str, columns: int, rows: int) -> 
         **_rows(b, r0), r2=1, r3=1,
     )  # fmt: skip
     constants = {"FC_mul_mv_nsg": sg, "FC_mul_mv_ne12": 1, "FC_mul_mv_r2": 1, "FC_mul_mv_r3": 1}
-    constants = {k: v for k, v in constants.items() if k in b.constants}
     kernel = f"kernel_mul_mv_{name}_f32{suffix}"
     shared = () if short else (128 * r0,)
     launch = b.launch(
-        kernel, "args w x y", (-(-rows // r0), 2, 1), (32, sg, 1), *shared, **constants
+        kernel, "args w x y", (-(-rows // r0), 2, 1), (32, sg, 1), *shared, **b.known(**constants)
     )
     arrays = {"args": args, "w": w, "x": x, "y": y}
     title = f"{kernel} {rows}x{columns}"
@@ -128,9 +127,10 @@ def few_vectors(b: Bench) -> Iterator[Case]:
             kernel = f"kernel_mul_mv_ext_{name}_f32_r1_{r1}"
             constants = {"FC_mul_mv_nsg": 2, "FC_mul_mv_nxpsg": across, "FC_mul_mv_ne12": 1,
                          "FC_mul_mv_r2": 1, "FC_mul_mv_r3": 1}  # fmt: skip
-            constants = {k: v for k, v in constants.items() if k in b.constants}
             groups = -(-rows // (32 // across * 2))
-            launch = b.launch(kernel, "args w x y", (groups, 1, 1), (32, 2, 1), **constants)
+            launch = b.launch(
+                kernel, "args w x y", (groups, 1, 1), (32, 2, 1), **b.known(**constants)
+            )
             arrays = {"args": args, "w": w, "x": x, "y": y}
             yield Case(kernel, (launch,), arrays, "y", _product(values, x), 1e-4)
 
@@ -154,11 +154,10 @@ def _matrix(b: Bench, name: str, rows: int, n: int, columns: int) -> Case:
     )  # fmt: skip
     constants = {"FC_mul_mm_bc_inp": columns % 32 != 0, "FC_mul_mm_bc_out": cut,
                  "FC_mul_mm_ne12": 1, "FC_mul_mm_ne13": 1, "FC_mul_mm_r2": 1, "FC_mul_mm_r3": 1}  # fmt: skip
-    constants = {k: v for k, v in constants.items() if k in b.constants}
     kernel = f"kernel_mul_mm_{name}_f32"
     launch = b.launch(
         kernel, "args w x y", (-(-n // 32), -(-rows // 64), 1), (32, 4, 1),
-        8192 if cut else 6144, **constants,
+        8192 if cut else 6144, **b.known(**constants),
     )  # fmt: skip
     arrays = {"args": args, "w": w, "x": x, "y": y}
     title = f"{kernel} {rows}x{columns}, {n}"
@@ -183,12 +182,11 @@ def experts(b: Bench) -> Iterator[Case]:
         )  # fmt: skip
         constants = {"FC_mul_mv_nsg": sg, "FC_mul_mv_ne12": 1, "FC_mul_mv_r2": 1,
                      "FC_mul_mv_r3": 1}  # fmt: skip
-        constants = {k: v for k, v in constants.items() if k in b.constants}
         kernel = f"kernel_mul_mv_id_{name}_f32{'_4' if plain else ''}"
         each = r0 if plain or name == "q8_0" else r0 * sg
         launch = b.launch(
             kernel, "args w x y ids", (-(-rows // each), 1, used * tokens), (32, sg, 1),
-            128 * r0, **constants,
+            128 * r0, **b.known(**constants),
         )  # fmt: skip
         experts_ = values.reshape(n_expert, rows, columns).astype(np.float64)
         want = np.einsum("turc,tc->tur", experts_[ids], x[:, 0].astype(np.float64))

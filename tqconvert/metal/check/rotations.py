@@ -26,9 +26,14 @@ def _rope(
         "rope", dims("0", x), dims("", y), n_dims=n_dims, n_ctx_orig=4096, freq_base=10000,
         freq_scale=1, ext_factor=0, attn_factor=1, beta_fast=32, beta_slow=1, src2=factors,
     )  # fmt: skip
-    constants = {n: 0 for n in ("FC_rope_is_imrope", "FC_rope_is_back") if n in b.constants}
     name = f"kernel_rope_{order}_{dtype}"
-    launch = b.launch(name, "args x pos f y", (heads, tokens, 1), (size, 1, 1), **constants)
+    launch = b.launch(
+        name,
+        "args x pos f y",
+        (heads, tokens, 1),
+        (size, 1, 1),
+        **b.known(FC_rope_is_imrope=0, FC_rope_is_back=0),
+    )
     want = rotated(x.astype(np.float64), pos, n_dims, f if factors else 1.0, order)
     arrays = {"args": args, "x": x, "pos": pos, "f": f, "y": y}
     # Angles of thousands of radians: a float has five digits left of them.

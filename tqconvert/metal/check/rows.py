@@ -24,13 +24,17 @@ def _norm(b: Bench, op: str, fused: str, suffix: str, columns: int) -> Case:
     args = b.args(
         "norm", dims("", y), ne00=columns, ne00_t=n0, eps=1e-5,
         nef1=(rows, 1, 1), nef2=(1, 1, 1), nef3=(1, 1, 1),
-        nbf1=(s, s, s), nbf2=(s * rows, s, s), nbf3=(s * rows, s, s), **_one_scale(b),
+        nbf1=(s, s, s), nbf2=(s * rows, s, s), nbf3=(s * rows, s, s), **({"scale": 1.0} if b.has("norm", "scale") else {}),
     )  # fmt: skip
     threads = min(until(n0, 1024), -(-n0 // 32) * 32)
-    constants = {"FC_norm_use_scale": 0} if "FC_norm_use_scale" in b.constants else {}
     name = f"kernel_{op}{fused}_f32{suffix}"
     launch = b.launch(
-        name, "args x w c y", (rows, 1, 1), (threads, 1, 1), _SIMD_FLOATS, **constants
+        name,
+        "args x w c y",
+        (rows, 1, 1),
+        (threads, 1, 1),
+        _SIMD_FLOATS,
+        **b.known(FC_norm_use_scale=0),
     )
     wide = x.astype(np.float64)
     if op == "norm":
@@ -39,11 +43,6 @@ def _norm(b: Bench, op: str, fused: str, suffix: str, columns: int) -> Case:
     want = want * (w if fused else 1) + (c if fused == "_mul_add" else 0)
     arrays = {"args": args, "x": x, "w": w, "c": c, "y": y}
     return Case(f"{name} {rows}x{columns}", (launch,), arrays, "y", want, F32)
-
-
-def _one_scale(b: Bench) -> dict[str, float]:
-    fields = {f[0] for f in b.structs["ggml_metal_kargs_norm"]._fields_}
-    return {"scale": 1.0} if "scale" in fields else {}
 
 
 def l2_norm(b: Bench) -> Iterator[Case]:

@@ -38,6 +38,9 @@ def test_install_without_extras(tmp_path: Path) -> None:
     }
     assert len(locks) == 25
     assert locks <= set(names)
+    kernels = {f"tqconvert/ollama_patches/metal/{p.name}" for p in (ROOT / "metal").iterdir()}
+    assert kernels
+    assert kernels <= set(names)
     assert {n.split("/")[0].split("-")[0] for n in names} == {"tqconvert"}
 
     run(sys.executable, "-m", "venv", tmp_path / "venv")

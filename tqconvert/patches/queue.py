@@ -19,7 +19,14 @@ from tqconvert.patches.checkout import Checkout, Generation
 from tqconvert.patches.diff import FileDiff, Hunk, parse_diffs
 from tqconvert.patches.layout import Layout, Plain
 from tqconvert.patches.objects import ABSENT, blob_id
-from tqconvert.patches.series import NewFile, Patch, Scope, read_new_files, read_steps
+from tqconvert.patches.series import (
+    NewFile,
+    Patch,
+    Scope,
+    llama_cpp_files,
+    read_new_files,
+    read_steps,
+)
 
 NEW_FILES = "new-files"
 
@@ -156,7 +163,7 @@ def our_steps(
     scope = scope or (Scope.GGML if source is Generation.LEGACY else Scope.ALL)
     steps: list[Step] = []
     if generation is not Generation.MODERN:
-        files = tuple(read_new_files(folder / "files", scope))
+        files = llama_cpp_files(folder, scope)
         steps.append(FilesStep(files, Layer.LLAMA_CPP))
         steps += _ours(folder / "llama.cpp", Layer.LLAMA_CPP, scope)
         if source is not Generation.LLAMA_CPP:

@@ -2,7 +2,8 @@
 
 `ollama_patches/llama.cpp/series` names one patch a line. `a.patch | b.patch` are alternatives, of which
 the first that applies to a base is used; `[ggml]` at the end marks what every base takes, `[llama]` (or
-nothing) what needs the layer above ggml. New files lie in `ollama_patches/files`, as in llama.cpp's tree.
+nothing) what needs the layer above ggml. New files lie in `ollama_patches/files`, as in llama.cpp's tree,
+and in `metal/`.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from tqconvert.errors import BadSeriesError, NotFoundError
+from tqconvert.patches.kernels import kernel_files
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.patch")
 _TAG = re.compile(r"\[([^\]]*)\]$")
@@ -129,7 +131,7 @@ def parse_series(text: str, name: str = "series") -> tuple[Entry, ...]:
 def read_series(folder: Path, scope: Scope = Scope.ALL) -> Series:
     """What of `ollama_patches` in `folder` goes onto a tree. Raises NotFoundError, BadSeriesError."""
     steps = read_steps(folder / "llama.cpp", scope)
-    return Series(steps, tuple(read_new_files(folder / "files", scope)), scope)
+    return Series(steps, llama_cpp_files(folder, scope), scope)
 
 
 def read_steps(folder: Path, scope: Scope = Scope.ALL) -> tuple[tuple[Patch, ...], ...]:
@@ -157,6 +159,12 @@ def _require_paths(name: str, paths: tuple[str, ...]) -> None:
     for path in paths:
         if path.startswith("/") or ".." in PurePosixPath(path).parts:
             raise BadSeriesError(f"{name}: {path} is outside of the tree")
+
+
+def llama_cpp_files(folder: Path, scope: Scope = Scope.ALL) -> tuple[NewFile, ...]:
+    """All files that llama.cpp's tree gets from `ollama_patches` in `folder` and from the Metal kernels."""
+    kernels = (NewFile(path, data) for path, data in kernel_files(folder))
+    return (*read_new_files(folder / "files", scope), *kernels)
 
 
 def read_new_files(folder: Path, scope: Scope = Scope.ALL) -> Iterable[NewFile]:

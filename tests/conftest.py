@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import hypothesis
 import pytest
 
 ALLOWED_SKIPS = (
@@ -18,6 +19,11 @@ ALLOWED_SKIPS = (
 )  # fmt: skip
 """Words one of which a skip's reason must hold where CI=true: what a machine may lack."""
 
+
+# A run that anybody can repeat: what made-up input finds by chance is looked for in runs of its own.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A job in the background of a script ignores Ctrl-C, and so would the programs under test.

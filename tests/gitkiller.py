@@ -114,7 +114,7 @@ def _killed(number: int, when: str, arguments: list[str], folder: Path) -> tuple
 def _run(pristine: Path, work: Path, arguments: list[str]) -> list[dict[str, str]]:
     # Imported once, before the children.
     import tqconvert.cli
-    from tqconvert.patches import abort, apply_queue, export, rebase, refresh, unapply  # noqa: F401
+    from tqconvert.patches.change import abort, apply_queue, export, rebase, refresh, unapply  # noqa: F401
 
     tqconvert.cli.build_app()
     found = []

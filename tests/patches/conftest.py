@@ -8,8 +8,8 @@ import pytest
 
 from tests.patches.releases import ENV, Release, make_legacy, make_modern, make_ours
 from tqconvert.patches.checkout import find_checkout
-from tqconvert.patches.lock import Sources, compute_lock, open_base
-from tqconvert.patches.lockfile import store_lock
+from tqconvert.patches.locks.lock import Sources, compute_lock, open_base
+from tqconvert.patches.locks.lockfile import store_lock
 
 
 @pytest.fixture(scope="session")

@@ -17,9 +17,9 @@ from tests.patches.trees import (
     trailers,
 )
 from tqconvert.errors import NotFoundError, RefusedError, UnknownBaseError
-from tqconvert.patches.apply_queue import plan_apply
-from tqconvert.patches.repository import Blobs
-from tqconvert.patches.unapply import unapply
+from tqconvert.patches.change.apply_queue import plan_apply
+from tqconvert.patches.change.repository import Blobs
+from tqconvert.patches.change.unapply import unapply
 
 
 def test_ours_go_onto_a_release_as_commits_of_a_branch(release: Release, ours: Path) -> None:

@@ -17,8 +17,8 @@ from tests.patches.trees import (
     trailers,
 )
 from tqconvert.errors import BadPatchError, NotFoundError, RefusedError, UsageError
-from tqconvert.patches.export import EDITED, check_export, export
-from tqconvert.patches.import_patch import Imported, Wish, import_patch
+from tqconvert.patches.change.export import EDITED, check_export, export
+from tqconvert.patches.change.import_patch import Imported, Wish, import_patch
 
 WISH = Wish("mine", "the tests want it", "feature", None)
 

@@ -29,9 +29,9 @@ from tests.patches.trees import (
 )
 from tqconvert import fs
 from tqconvert.errors import LockedError, RefusedError
-from tqconvert.patches.abort import abort
-from tqconvert.patches.operation import Owner, State, started
-from tqconvert.patches.unapply import unapply
+from tqconvert.patches.change.abort import abort
+from tqconvert.patches.change.operation import Owner, State, started
+from tqconvert.patches.change.unapply import unapply
 
 Cli = Callable[..., tuple[int, str, str]]
 APPLY = ("ollama-build", "apply")

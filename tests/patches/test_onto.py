@@ -12,12 +12,12 @@ from tests.patches.releases import ENV, Release, added, commit, git, lines, repl
 from tests.patches.trees import files_of, state_of
 from tqconvert.cli import main
 from tqconvert.errors import GitFailedError, NotFoundError, PatchError
-from tqconvert.patches.bisect import bisect
+from tqconvert.patches.bases.bisect import bisect
+from tqconvert.patches.bases.onto import Tried
+from tqconvert.patches.bases.target import open_target
+from tqconvert.patches.bases.trial import Trial, try_onto
 from tqconvert.patches.checkout import find_checkout
-from tqconvert.patches.onto import Tried
 from tqconvert.patches.queue import Origin, Queue, read_queue
-from tqconvert.patches.target import open_target
-from tqconvert.patches.trial import Trial, try_onto
 from tqconvert.patches.verdict import Verdict
 
 Edit = Callable[[bytes], bytes]

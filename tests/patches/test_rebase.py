@@ -9,9 +9,9 @@ import pytest
 from tests.patches.releases import ENV, GIT, Release, git
 from tests.patches.trees import files_of, litter, put_on, queue_of, repository, state_of, trailers
 from tqconvert.errors import ConflictError, NotFoundError, RefusedError, UsageError
-from tqconvert.patches.abort import abort
-from tqconvert.patches.rebase import Rebased, rebase
-from tqconvert.patches.rebase_end import go_on, skip
+from tqconvert.patches.change.abort import abort
+from tqconvert.patches.change.rebase import Rebased, rebase
+from tqconvert.patches.change.rebase_end import go_on, skip
 
 OPS = "ggml/src/ggml-cpu/ops.cpp"
 

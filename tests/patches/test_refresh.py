@@ -16,10 +16,10 @@ from tests.patches.trees import (
     trailers,
 )
 from tqconvert.errors import NotFoundError, RefusedError
-from tqconvert.patches.abort import abort
-from tqconvert.patches.edit import edit
-from tqconvert.patches.refresh import Refreshed, refresh
-from tqconvert.patches.unapply import unapply
+from tqconvert.patches.change.abort import abort
+from tqconvert.patches.change.edit import edit
+from tqconvert.patches.change.refresh import Refreshed, refresh
+from tqconvert.patches.change.unapply import unapply
 
 OPS = "ml/backend/ggml/ggml/src/ggml-cpu/ops.cpp"
 GGML_H = "ml/backend/ggml/ggml/include/ggml.h"

@@ -11,11 +11,9 @@ import pytest
 from tests.patches.releases import BASE, ENV, GIT, NOT_VENDORED, Release, commit, git, vendored
 from tqconvert.errors import BadLockError, IntegrityError, NotFoundError, UsageError
 from tqconvert.patches.checkout import Checkout, Generation, find_checkout
-from tqconvert.patches.lock import Sources, compute_lock, open_base
-from tqconvert.patches.lockfile import store_lock
-from tqconvert.patches.objects import blob_id
-from tqconvert.patches.patch_id import patch_id
-from tqconvert.patches.release import (
+from tqconvert.patches.locks.lock import Sources, compute_lock, open_base
+from tqconvert.patches.locks.lockfile import store_lock
+from tqconvert.patches.locks.release import (
     ReleaseLock,
     all_locks,
     find_lock,
@@ -26,6 +24,8 @@ from tqconvert.patches.release import (
     render_lock,
     tag_order,
 )
+from tqconvert.patches.objects import blob_id
+from tqconvert.patches.patch_id import patch_id
 from tqconvert.patches.series import find_patches
 
 PATCHES = find_patches()

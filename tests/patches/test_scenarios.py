@@ -18,13 +18,13 @@ from tests.patches.trees import (
     trailers,
 )
 from tqconvert.errors import RefusedError
-from tqconvert.patches.abort import abort
-from tqconvert.patches.edit import edit
-from tqconvert.patches.export import check_export, export
-from tqconvert.patches.import_patch import Wish, import_patch
-from tqconvert.patches.rebase_end import go_on, skip
-from tqconvert.patches.refresh import refresh
-from tqconvert.patches.unapply import unapply
+from tqconvert.patches.change.abort import abort
+from tqconvert.patches.change.edit import edit
+from tqconvert.patches.change.export import check_export, export
+from tqconvert.patches.change.import_patch import Wish, import_patch
+from tqconvert.patches.change.rebase_end import go_on, skip
+from tqconvert.patches.change.refresh import refresh
+from tqconvert.patches.change.unapply import unapply
 
 SERVER = "llm/server.go"
 

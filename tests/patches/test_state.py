@@ -9,9 +9,9 @@ import pytest
 from tests.patches.releases import Release, git, lines
 from tqconvert.patches.checkout import find_checkout
 from tqconvert.patches.files import Files, folder_reader
-from tqconvert.patches.findings import exit_code, find_problems
 from tqconvert.patches.queue import read_queue
-from tqconvert.patches.state import TreeState, read_state
+from tqconvert.patches.tree.findings import exit_code, find_problems
+from tqconvert.patches.tree.state import TreeState, read_state
 from tqconvert.patches.verdict import Verdict
 from tqconvert.patches.walk import apply_steps, reverse_steps
 
@@ -278,8 +278,8 @@ def test_a_patch_that_was_modified_added_or_removed(release: Release, locked: Pa
 def test_stale_index_lines_are_no_edit(release: Release, locked: Path, tmp_path: Path) -> None:
     """With a lock of that very release the verdict is stale-index, and nothing is wrong."""
     from tests.patches.releases import ENV
-    from tqconvert.patches.lock import compute_lock
-    from tqconvert.patches.lockfile import store_lock
+    from tqconvert.patches.locks.lock import compute_lock
+    from tqconvert.patches.locks.lockfile import store_lock
 
     edit(
         release.patches[3],

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from tests.patches.releases import ENV, GIT, Release, commit, git, lines, write_tree
-from tqconvert.patches.check import Check
 from tqconvert.patches.checkout import find_checkout
 from tqconvert.patches.embed import FOLDER, RECIPE, make, parse_recipe
 from tqconvert.patches.files import Files, folder_reader
-from tqconvert.patches.lock import Sources, compute_lock, open_base
-from tqconvert.patches.lockfile import store_lock
+from tqconvert.patches.locks.lock import Sources, compute_lock, open_base
+from tqconvert.patches.locks.lockfile import store_lock
 from tqconvert.patches.queue import read_queue
-from tqconvert.patches.state import read_state
-from tqconvert.patches.verify import exit_code, verify
+from tqconvert.patches.tree.state import read_state
+from tqconvert.patches.verify.check import Check
+from tqconvert.patches.verify.verify import exit_code, verify
 from tqconvert.patches.walk import apply_steps
 
 GGML = "ml/backend/ggml/ggml"

@@ -9,8 +9,8 @@ from tests.patches.releases import ENV, Release, added, commit, git, replaced, w
 from tests.patches.trees import state_of
 from tqconvert.cli import main
 from tqconvert.errors import NetworkError, NotFoundError
+from tqconvert.patches.bases.watch import Wish, watch
 from tqconvert.patches.verdict import Verdict
-from tqconvert.patches.watch import Wish, watch
 
 GGML = "ml/backend/ggml/ggml/src/ggml.c"
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.patches.releases import ENV, Release, git
-from tqconvert.patches.apply_queue import Applied, apply_queue
+from tqconvert.patches.change.apply_queue import Applied, apply_queue
+from tqconvert.patches.change.repository import Repository, require_repository
 from tqconvert.patches.checkout import find_checkout
 from tqconvert.patches.queue import Queue, read_queue
-from tqconvert.patches.repository import Repository, require_repository
 
 OURS = ("new-files", "ids", "ops", "new-files", "server")
 """Patches of `make_ours` that a legacy tree takes."""

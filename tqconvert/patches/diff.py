@@ -105,7 +105,9 @@ class _Head:
         self.old, self.new = old, new
         self.ids: tuple[str | None, str | None] = (None, None)
         self.modes: tuple[str | None, str | None] = (None, None)
-        self.made = self.gone = self.moved = False
+        self.made = self.gone = False
+        self.moved: set[str] = set()
+        """Which of `rename from` and `rename to` it has."""
         self.sides = 0
         """How many of --- and +++ were there."""
 
@@ -150,9 +152,11 @@ class _Parser:
         if hunks and line[:1] in (b"+", b"-", b" ", b"\\") and line not in (b"-- ", b"--"):
             raise self._error("the hunk has more lines than its header says")
         old, new = None if head.made else head.old, None if head.gone else head.new
+        if head.moved and len(head.moved) == 1:
+            raise self._error(f"{head.new}: a rename has two lines (rename from, rename to)")
         if head.old != head.new and not head.moved:
             raise self._error(f"{head.old} and {head.new} differ without a rename")
-        if head.made + head.gone + head.moved > 1:
+        if head.made + head.gone + bool(head.moved) > 1:
             raise self._error(f"{head.new}: made, removed, renamed: one at a time")
         if (head.made and any(h.old for h in hunks)) or (head.gone and any(h.new for h in hunks)):
             raise self._error(f"{head.new}: lines of a file that is not there")
@@ -175,9 +179,11 @@ class _Parser:
             head.gone = head.gone or word == b"deleted"
             head.modes = (self._mode(line.rpartition(b" ")[2]), head.modes[1])
         elif line.startswith(b"rename from "):
-            head.moved, head.old = True, self._path(line[12:])
+            head.old = self._path(line[12:])
+            head.moved.add("from")
         elif line.startswith(b"rename to "):
-            head.moved, head.new = True, self._path(line[10:])
+            head.new = self._path(line[10:])
+            head.moved.add("to")
         elif word == b"---":
             self._same(rest, b"a/", head.old, absent=head.made)
             head.sides += 1

@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tqconvert.patches.check import FINDING, Check, check, counted, skipped
 from tqconvert.patches.checkout import Generation
 from tqconvert.patches.layout import GGML
-from tqconvert.patches.state import TextReader, TreeState
+from tqconvert.patches.tree.state import TextReader, TreeState
+from tqconvert.patches.verify.check import FINDING, Check, check, counted, skipped
 
 FOLDER = f"{GGML}/src/ggml-metal"
 RECIPE = f"{FOLDER}/metal.go"

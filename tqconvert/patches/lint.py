@@ -10,7 +10,7 @@ from tqconvert.patches.diff import FileDiff, Hunk, parse_diffs, split_header
 from tqconvert.patches.header import EXPECTED, FIELDS, SUBJECT_MOST, parse_header
 from tqconvert.patches.layout import Layout
 from tqconvert.patches.lint_codes import Finding
-from tqconvert.patches.release import SUFFIX, read_lock
+from tqconvert.patches.locks.release import SUFFIX, read_lock
 from tqconvert.patches.series import Entry, is_litter, parse_series
 
 _MARKER = re.compile(rb"(<{7}|\|{7}|>{7})( |$)")

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from tqconvert.errors import TqError
-from tqconvert.patches.chain import new_commit, write_commits
+from tqconvert.patches.change.chain import new_commit, write_commits
+from tqconvert.patches.change.operation import REFS, new_id
+from tqconvert.patches.change.repository import Repository
 from tqconvert.patches.diff import FileDiff, parse_diffs, split_header
-from tqconvert.patches.operation import REFS, new_id
 from tqconvert.patches.place import place
-from tqconvert.patches.repository import Repository
 
 CONTEXT = (1, 2, 3, 6)
 """Numbers of context lines that are tried, the fewest first."""

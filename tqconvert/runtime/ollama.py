@@ -199,8 +199,8 @@ def _holds(files: Files, queue: Queue, count: int) -> bool:
 
 def _require_release(queue: Queue, files: Files, patches: Path) -> None:
     """Raise IntegrityError for a legacy tree that is neither a release nor one with all of the queue."""
-    from tqconvert.patches.findings import find_problems
-    from tqconvert.patches.state import read_state
+    from tqconvert.patches.tree.findings import find_problems
+    from tqconvert.patches.tree.state import read_state
 
     if _holds(files, queue, len(queue.steps)) or _holds(files, queue, len(queue.upstream)):
         return

@@ -53,7 +53,7 @@ def identify(path: Path) -> Identity:
 def release_of(build: Build, patches: Path) -> str | None:
     """The releases whose patches the build holds, by the locks in `patches`; None if no lock has them."""
     from tqconvert.patches.checkout import Generation
-    from tqconvert.patches.release import all_locks, series_id
+    from tqconvert.patches.locks.release import all_locks, series_id
 
     if not build.upstream:
         return None

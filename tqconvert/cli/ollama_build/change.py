@@ -21,9 +21,9 @@ from tqconvert.cli.output import Output, table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tqconvert.patches.apply_queue import ApplyPlan
+    from tqconvert.patches.change.apply_queue import ApplyPlan
+    from tqconvert.patches.change.stack import Conflict
     from tqconvert.patches.queue import Queue
-    from tqconvert.patches.stack import Conflict
 
 
 def apply(
@@ -67,8 +67,8 @@ def apply(
     repository, or another operation under way, 7 locked, 8 no git, 9 disk.
     """
     from tqconvert.errors import UnknownBaseError
-    from tqconvert.patches.apply_queue import apply_queue, plan_apply
-    from tqconvert.patches.repository import Blobs, require_repository
+    from tqconvert.patches.change.apply_queue import apply_queue, plan_apply
+    from tqconvert.patches.change.repository import Blobs, require_repository
 
     out = Output("ollama-build.apply", json=json, quiet=quiet)
     recovered = None
@@ -78,7 +78,7 @@ def apply(
         queue, recovered = open_for_writing(tree, ollama, patches, out, ggml_only=ggml_only)
     root = queue.checkout.root
     if init:
-        from tqconvert.patches.make_repository import make_repository
+        from tqconvert.patches.change.make_repository import make_repository
 
         if dry_run and not (root / ".git").exists():
             out.result({"dry_run": True, "tree": str(root)}, f"would make {root} a repository")
@@ -108,7 +108,7 @@ def apply(
     text = _text(queue, plan, head, dry_run=dry_run)
     code = conflict_code(conflicts)
     if code == UnknownBaseError.exit_code and queue.source:
-        from tqconvert.patches.origin import made_for
+        from tqconvert.patches.locks.origin import made_for
 
         known = made_for(patches_folder(patches), queue.source)
         document["patches_are"] = known
@@ -143,8 +143,8 @@ def unapply(
     Exit codes: 0 taken off, or nothing was on, 5 no such tree, 6 edits on top or
     another operation under way, 7 locked, 8 no git, 9 disk.
     """
-    from tqconvert.patches.repository import require_repository
-    from tqconvert.patches.unapply import unapply as take_off
+    from tqconvert.patches.change.repository import require_repository
+    from tqconvert.patches.change.unapply import unapply as take_off
 
     out = Output("ollama-build.unapply", json=json, quiet=quiet)
     root = tree.expanduser().absolute()
@@ -184,8 +184,8 @@ def abort(
     Exit codes: 0 taken back, or nothing was under way, 5 no such tree, 6 HEAD was
     moved by hand since, 7 locked, 8 no git, 9 disk.
     """
-    from tqconvert.patches.abort import abort as give_up
-    from tqconvert.patches.repository import require_repository
+    from tqconvert.patches.change.abort import abort as give_up
+    from tqconvert.patches.change.repository import require_repository
 
     out = Output("ollama-build.abort", json=json, quiet=quiet)
     root = tree.expanduser().absolute()

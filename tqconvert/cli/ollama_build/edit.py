@@ -19,7 +19,7 @@ from tqconvert.cli.options import JsonOpt, QuietOpt
 from tqconvert.cli.output import Output, table
 
 if TYPE_CHECKING:
-    from tqconvert.patches.stack import Conflict
+    from tqconvert.patches.change.stack import Conflict
 
 TreeOpt = Annotated[
     Path, typer.Option("--tree", metavar="DIR", help="The tree that the patches are applied to.")
@@ -49,8 +49,8 @@ def edit(
     Exit codes: 0 checked out, 5 no such patch, 6 edits in the way or nothing
     applied, 7 locked, 8 no git, 9 disk.
     """
-    from tqconvert.patches.edit import edit as check_out
-    from tqconvert.patches.repository import require_repository
+    from tqconvert.patches.change.edit import edit as check_out
+    from tqconvert.patches.change.repository import require_repository
 
     out = Output("ollama-build.edit", json=json, quiet=quiet)
     root = tree.expanduser().absolute()
@@ -95,8 +95,8 @@ def refresh(
     git, 9 disk.
     """
     from tqconvert.errors import ConflictError
-    from tqconvert.patches.refresh import refresh as take_in
-    from tqconvert.patches.repository import require_repository
+    from tqconvert.patches.change.refresh import refresh as take_in
+    from tqconvert.patches.change.repository import require_repository
 
     out = Output("ollama-build.refresh", json=json, quiet=quiet)
     queue, recovered = open_for_writing(tree, ollama, patches, out)
@@ -157,8 +157,8 @@ def import_(
     git, 9 disk.
     """
     from tqconvert.errors import ConflictError
-    from tqconvert.patches.import_patch import Wish, import_patch
-    from tqconvert.patches.repository import require_repository
+    from tqconvert.patches.change.import_patch import Wish, import_patch
+    from tqconvert.patches.change.repository import require_repository
 
     out = Output("ollama-build.import", json=json, quiet=quiet)
     queue, _ = open_for_writing(tree, ollama, patches, out)
@@ -206,9 +206,9 @@ def export(
     such tree, 6 nothing applied, or a commit that is no patch, 7 locked, 8 no git,
     9 disk.
     """
-    from tqconvert.patches.export import check_export
-    from tqconvert.patches.export import export as write
-    from tqconvert.patches.repository import require_repository
+    from tqconvert.patches.change.export import check_export
+    from tqconvert.patches.change.export import export as write
+    from tqconvert.patches.change.repository import require_repository
 
     out = Output("ollama-build.export", json=json, quiet=quiet)
     queue = (

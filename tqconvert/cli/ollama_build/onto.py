@@ -18,9 +18,9 @@ from tqconvert.cli.output import Output, table
 from tqconvert.errors import UsageError
 
 if TYPE_CHECKING:
-    from tqconvert.patches.onto import Tried
+    from tqconvert.patches.bases.onto import Tried
+    from tqconvert.patches.bases.trial import Trial
     from tqconvert.patches.queue import Queue
-    from tqconvert.patches.trial import Trial
 
 GitOpt = Annotated[
     Path | None,
@@ -33,10 +33,10 @@ def status_onto(
     ggml_only: bool,
 ) -> None:  # fmt: skip
     """Print how the queue goes onto `name`; leave with 1 if a patch does not go on as it is."""
+    from tqconvert.patches.bases.target import open_target
+    from tqconvert.patches.bases.trial import try_onto
     from tqconvert.patches.checkout import Generation
     from tqconvert.patches.series import Scope
-    from tqconvert.patches.target import open_target
-    from tqconvert.patches.trial import try_onto
 
     env = dict(os.environ)
     given = repository.expanduser().absolute() if repository else None
@@ -72,7 +72,7 @@ def _document(queue: "Queue", trial: "Trial") -> dict[str, Any]:
 
 def tried_document(tried: "Tried") -> dict[str, Any]:
     """One verdict."""
-    from tqconvert.patches.ours import tq_id
+    from tqconvert.patches.tree.ours import tq_id
 
     signs = tried.signs
     return {
@@ -148,7 +148,7 @@ def bisect_base(
     Exit codes: 0 found, 1 they do not go onto OLD, 2 usage, 5 no such commit or
     tree, 8 git is missing.
     """  # noqa: D301 - \b keeps Typer from joining lines
-    from tqconvert.patches.bisect import bisect
+    from tqconvert.patches.bases.bisect import bisect
     from tqconvert.patches.series import Scope
 
     old, dots, new = commits.partition("..")

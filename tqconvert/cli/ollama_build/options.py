@@ -53,7 +53,7 @@ def open_for_writing(
     That is ended first: it may have been about patch files, which are read here.
     Raises NotFoundError, BadSeriesError, BadPatchError, RefusedError, LockedError, StorageError.
     """
-    from tqconvert.patches.move import recover_tree
+    from tqconvert.patches.change.move import recover_tree
 
     recovered = recover_tree(tree.expanduser().absolute(), os.environ)
     if recovered:

@@ -21,8 +21,8 @@ from tqconvert.cli.output import Output, table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tqconvert.patches.rebase_end import Ended
-    from tqconvert.patches.rebase_plan import RebasePlan
+    from tqconvert.patches.change.rebase_end import Ended
+    from tqconvert.patches.change.rebase_plan import RebasePlan
 
 
 def rebase(
@@ -61,9 +61,9 @@ def rebase(
     commit, 6 edits in the way or the branch is there, 7 locked, 8 no git, 9 disk.
     """
     from tqconvert.errors import ConflictError
-    from tqconvert.patches.rebase import rebase as bring
-    from tqconvert.patches.rebase_plan import plan_rebase
-    from tqconvert.patches.repository import Blobs, require_repository
+    from tqconvert.patches.change.rebase import rebase as bring
+    from tqconvert.patches.change.rebase_plan import plan_rebase
+    from tqconvert.patches.change.repository import Blobs, require_repository
 
     out = Output("ollama-build.rebase", json=json, quiet=quiet)
     queue = (
@@ -120,8 +120,8 @@ def continue_(
     Exit codes: 0 done, 3 the next conflict waits, or something is unresolved, 6 no
     rebase waits, 7 locked, 8 no git, 9 disk.
     """
-    from tqconvert.patches.rebase_end import go_on
-    from tqconvert.patches.repository import require_repository
+    from tqconvert.patches.change.rebase_end import go_on
+    from tqconvert.patches.change.repository import require_repository
 
     repo = require_repository(tree.expanduser().absolute(), os.environ)
     _end(Output("ollama-build.continue", json=json, quiet=quiet), go_on(repo, os.environ))
@@ -150,8 +150,8 @@ def skip(
     Exit codes: 0 done, 2 no reason, 3 the next conflict waits, 6 no rebase waits, 7
     locked, 8 no git, 9 disk.
     """
-    from tqconvert.patches.rebase_end import skip as leave_out
-    from tqconvert.patches.repository import require_repository
+    from tqconvert.patches.change.rebase_end import skip as leave_out
+    from tqconvert.patches.change.repository import require_repository
 
     repo = require_repository(tree.expanduser().absolute(), os.environ)
     _end(Output("ollama-build.skip", json=json, quiet=quiet), leave_out(repo, os.environ, reason))

@@ -51,7 +51,7 @@ def list_(
     tree.
     """  # noqa: D301 - \b keeps Typer from joining lines
     from tqconvert.cli.ollama_build.show_text import head_document, head_text
-    from tqconvert.patches.listing import list_patches
+    from tqconvert.patches.tree.listing import list_patches
 
     queue = open_queue(tree, ollama, patches, ggml_only=ggml_only)
     source, rows = list_patches(queue, patches_folder(patches))
@@ -112,8 +112,8 @@ def status(
     or of a release that is not known, 8 git is missing, 9 unreadable.
     """  # noqa: D301 - \b keeps Typer from joining lines
     from tqconvert.cli.ollama_build.show_text import state_document, state_text
-    from tqconvert.patches.findings import exit_code, find_problems
-    from tqconvert.patches.state import read_state
+    from tqconvert.patches.tree.findings import exit_code, find_problems
+    from tqconvert.patches.tree.state import read_state
 
     queue = open_queue(tree, ollama, patches, ggml_only=ggml_only)
     out = Output("ollama-build.status", json=json, quiet=quiet)
@@ -182,16 +182,16 @@ def verify(
         head_document,
         head_text,
     )
-    from tqconvert.patches.state import read_state
-    from tqconvert.patches.verify import exit_code
-    from tqconvert.patches.verify import verify as verify_state
+    from tqconvert.patches.tree.state import read_state
+    from tqconvert.patches.verify.verify import exit_code
+    from tqconvert.patches.verify.verify import verify as verify_state
 
     queue = open_queue(tree, ollama, patches, ggml_only=ggml_only)
     folder = patches_folder(patches)
     env = dict(os.environ)
     commit = None
     if base_git:
-        from tqconvert.patches.lock import open_base
+        from tqconvert.patches.locks.lock import open_base
 
         if queue.source is None:
             raise UsageError("--base-git: needs an Ollama tree (--ollama DIR)")
@@ -243,8 +243,8 @@ def lock(
     5 no such tree or commit, 8 git is missing, 9 disk.
     """  # noqa: D301 - \b keeps Typer from joining lines
     from tqconvert.patches.checkout import find_checkout
-    from tqconvert.patches.lock import Sources, compute_lock, open_base
-    from tqconvert.patches.release import lock_document, render_lock
+    from tqconvert.patches.locks.lock import Sources, compute_lock, open_base
+    from tqconvert.patches.locks.release import lock_document, render_lock
 
     checkout = find_checkout(tree.expanduser())
     env = dict(os.environ)
@@ -257,7 +257,7 @@ def lock(
         document = {k: v for k, v in lock_document(found).items() if k != "schema"}
         out.result({"path": None, **document}, render_lock(found).rstrip("\n"), found.series)
         return
-    from tqconvert.patches.lockfile import store_lock
+    from tqconvert.patches.locks.lockfile import store_lock
 
     path, found = store_lock(computed, output.expanduser())
     document = {k: v for k, v in lock_document(found).items() if k != "schema"}

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 from tqconvert.cli.output import table
 
 if TYPE_CHECKING:
-    from tqconvert.patches.check import Check
-    from tqconvert.patches.findings import Problem
-    from tqconvert.patches.origin import Source
+    from tqconvert.patches.locks.origin import Source
     from tqconvert.patches.queue import Queue
-    from tqconvert.patches.state import TreeState
+    from tqconvert.patches.tree.findings import Problem
+    from tqconvert.patches.tree.state import TreeState
     from tqconvert.patches.verdict import PatchState
+    from tqconvert.patches.verify.check import Check
 
 Document = dict[str, Any]
 

@@ -13,7 +13,7 @@ from tqconvert.cli.options import JsonOpt, QuietOpt
 from tqconvert.cli.output import Output, table
 
 if TYPE_CHECKING:
-    from tqconvert.patches.watch import Change, Release, Watched
+    from tqconvert.patches.bases.watch import Change, Release, Watched
 
 
 def watch(
@@ -53,8 +53,8 @@ def watch(
     Exit codes: 0 ours go onto all of them, 1 onto one not, 2 usage, 4 a lock is
     not valid, 5 no such clone or tag, 8 git is missing, 11 network.
     """  # noqa: D301 - \b keeps Typer from joining lines
-    from tqconvert.patches.watch import Wish
-    from tqconvert.patches.watch import watch as watch_clone
+    from tqconvert.patches.bases.watch import Wish
+    from tqconvert.patches.bases.watch import watch as watch_clone
 
     wish = Wish(since, candidates, llama_cpp.expanduser() if llama_cpp else None, fetch)
     found = watch_clone(clone.expanduser(), patches_folder(patches), dict(os.environ), wish)

@@ -1,0 +1,1 @@
+"""What is in a tree: patches applied, halved or missing, edits, findings."""

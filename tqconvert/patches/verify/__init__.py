@@ -1,0 +1,1 @@
+"""Proofs that a tree is what it claims to be, in levels."""

@@ -103,7 +103,7 @@ template<short BITS> struct turbo_levels_of<turbo_cache<BITS>> { enum { TABLE = 
 template<typename K, typename V>
 static inline void turbo_load_levels(threadgroup float * levels, ushort lane, ushort sg) {
     if (sg == 0) {
-        levels[lane] = turbo_levels[lane < 16 ? turbo_levels_of<K>::TABLE : turbo_levels_of<V>::TABLE][lane%16];
+        levels[lane] = turbo_levels[lane < 16 ? (int) turbo_levels_of<K>::TABLE : (int) turbo_levels_of<V>::TABLE][lane%16];
     }
 }
 
@@ -213,6 +213,12 @@ kernel void kernel_turbo_fa_vec(
             continue;
         }
 
+        // offsets within a step fit into 32 bits
+        device const char * rows_k = k + first*args.nb11;
+        device const char * rows_v = v + first*args.nb21;
+        const int last = min(31, args.ne11 - 1 - first);
+        const int size_k = (int) args.nb11, size_v = (int) args.nb21;
+
         // Scores: eight positions at a time, each lane's part of them, then added up across lanes so that lane x of
         // eight ends up with the x-th.
         float score = 0;
@@ -220,8 +226,7 @@ kernel void kernel_turbo_fa_vec(
             float part[8];
             TURBO_UNROLL
             for (short inner = 0; inner < 8; inner++) {
-                const int at = min(first + (8*outer + inner)*PK + yk, args.ne11 - 1);
-                device const char * row = k + at*args.nb11;
+                device const char * row = rows_k + min((8*outer + inner)*PK + yk, last)*size_k;
                 float key[16];
                 K::load(row, xk%TURBO_LANES, levels, key);
                 float dot = 0;
@@ -262,9 +267,8 @@ kernel void kernel_turbo_fa_vec(
         }
 
         for (short i = 0; i < NV; i++) {
-            const short c  = i*PV + yv;
-            const int   at = min(first + c, args.ne11 - 1);
-            device const char * row = v + at*args.nb21;
+            const short c = i*PV + yv;
+            device const char * row = rows_v + min((int) c, last)*size_v;
             const float weight = simd_shuffle(p, (ushort) (c%PK*NK + c/PK));
             // what the mask hides may be anything, NaN too
             const float w = weight > 0 ? weight*V::factor(row, xv%TURBO_LANES) : 0;
@@ -325,7 +329,7 @@ kernel void kernel_turbo_fa_vec(
 
     const int64_t row = ((int64_t) iq3*args.ne2 + iq1)*args.ne1 + iq2;
     for (short b = sg; b < DV/TURBO_BLOCK; b += n_sg) {
-        float4 o = 0;
+        float4 o = 0.0f;
         for (ushort g = 0; g < n_sg; g++) {
             const float weight = exp(stats[2*g + 1] - largest);
             TURBO_UNROLL

@@ -172,7 +172,7 @@ static inline void turbo_quantize(float4 x, device uchar * block, ushort lane) {
     const float4 y = turbo_rotate(x, lane);
 
     // bits, because fast-math knows neither infinities nor NaNs
-    const uint4 exponents = as_type<uint4>(y) >> 23 & 0xff;
+    const uint4 exponents = as_type<uint4>(y) >> 23u & 0xffu;
     const uint  largest   = max(max(exponents[0], exponents[1]), max(exponents[2], exponents[3]));
     const bool  finite    = simd_max(largest) < 0xff;
     const ulong energy    = finite ? turbo_energy(y, lane) : 0;

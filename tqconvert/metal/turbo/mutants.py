@@ -60,10 +60,10 @@ class Verdict:
 
 
 _PLANTED = (
-    ("key position off by one", _ATTENTION, "(8*outer + inner)*PK + yk", "(8*outer + inner)*PK + yk + 1"),
+    ("key position off by one", _ATTENTION, "(8*outer + inner)*PK + yk,", "(8*outer + inner)*PK + yk + 1,"),
     ("last position left out", _ATTENTION, "mine < args.ne11;", "mine < args.ne11 - 1;"),
     ("one position too many", _ATTENTION, "mine < args.ne11;", "mine <= args.ne11;"),
-    ("keys read behind the end", _ATTENTION, "PK + yk, args.ne11 - 1)", "PK + yk, args.ne11)"),
+    ("keys read behind the end", _ATTENTION, "PK + yk, last)", "PK + yk, last + 1)"),
     ("rows of another query", _ATTENTION, "q += iq1*args.nb01", "q += (iq1 + 1)*args.nb01"),
     ("head of another group", _ATTENTION, "iq2/(args.ne02/args.ne_12_2)", "iq2%args.ne_12_2"),
     ("mask of the next row", _ATTENTION, "(mask + (iq1 + j)*args.nb31", "(mask + (iq1 + j + 1)*args.nb31"),

@@ -96,8 +96,12 @@ class Workshop:
             cpp, obj, out = (Path(scratch, n) for n in ("unit.cpp", "unit.o", "unit.so"))
             cpp.write_text(text, "utf-8")
             extra = _CHECK_FLAGS if unit.checked else ()
-            self._run([*flags, *extra, f"-I{CPU}", "-c", str(cpp), "-o", str(obj)], unit.path)
-            self._run([*_LINK, str(obj), *map(str, objects), "-o", str(out), "-lm"], unit.path)
+            self._run(
+                [*flags, *extra, f"-I{CPU}", "-c", str(cpp), "-o", str(obj)], unit.path, scratch
+            )
+            self._run(
+                [*_LINK, str(obj), *map(str, objects), "-o", str(out), "-lm"], unit.path, scratch
+            )
             _keep(out, library)
         return Program(library, unit, source)
 
@@ -117,7 +121,9 @@ class Workshop:
                 # Not -fsyntax-only: zig wants a file to come out, and the front end's is soon written.
                 stop = ("-Xclang", "-disable-llvm-passes", "-emit-llvm", "-c")
                 out = ("-o", str(Path(scratch, "unit.bc")))
-                self._run([*self._flags(unit), *stop, f"-I{CPU}", str(cpp), *out], unit.path)
+                self._run(
+                    [*self._flags(unit), *stop, f"-I{CPU}", str(cpp), *out], unit.path, scratch
+                )
             marker.touch()
         return source
 
@@ -134,7 +140,9 @@ class Workshop:
         if not kept.exists():
             with self._scratch() as scratch:
                 obj = Path(scratch, "part.o")
-                self._run([*flags, f"-I{CPU}", "-c", str(CPU / name), "-o", str(obj)], CPU / name)
+                self._run(
+                    [*flags, f"-I{CPU}", "-c", str(CPU / name), "-o", str(obj)], CPU / name, scratch
+                )
                 _keep(obj, kept)
         return kept
 
@@ -143,17 +151,20 @@ class Workshop:
         path = unit.path.absolute()
         if not path.is_file():
             raise NotFoundError(f"{unit.path}: no such file")
+        # One place for all: it is named in the line markers, and so in every key.
+        empty = self.cache / "empty"
         with self._scratch() as scratch:
+            empty.mkdir(exist_ok=True)
             for name in _EMPTY_HEADERS:
-                Path(scratch, name).touch()
-            folders = (scratch, *(str(f.absolute()) for f in unit.includes))
+                (empty / name).touch()
+            folders = (str(empty), *(str(f.absolute()) for f in unit.includes))
             return self._run(
                 [
                     "-E", "-x", "c++", "-std=c++17", "-nostdinc",
                     *(f"-D{d}" for d in (*_DEFINES, *unit.defines)),
                     *(f"-I{f}" for f in folders), str(path),
                 ],
-                unit.path,
+                unit.path, scratch,
             )  # fmt: skip
 
     def _scratch(self) -> TemporaryDirectory[str]:
@@ -163,9 +174,9 @@ class Workshop:
             raise storage_error(e, self.cache) from e
         return TemporaryDirectory(dir=self.cache, prefix="work-")
 
-    def _run(self, arguments: Sequence[str], subject: Path) -> str:
+    def _run(self, arguments: Sequence[str], subject: Path, scratch: str) -> str:
         """What the compiler prints. Raises BuildFailedError with its first errors."""
-        env = compiler_environment(self.env, self.compiler, self.cache)
+        env = compiler_environment(self.env, self.compiler, self.cache, scratch)
         # In the root folder, so that no path in the line table depends on where this runs.
         process = start_group(
             [*self.compiler.argv, *arguments], env=env, cwd="/", stdout=PIPE, stderr=PIPE

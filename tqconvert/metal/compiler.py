@@ -63,9 +63,12 @@ def _clang(path: str, env: Mapping[str, str]) -> Compiler | None:
     return Compiler((path,), text.splitlines()[0], zig=False)
 
 
-def compiler_environment(env: Mapping[str, str], compiler: Compiler, cache: Path) -> dict[str, str]:
-    """The environment to run it in: zig keeps what it builds of its own under `cache`."""
+def compiler_environment(
+    env: Mapping[str, str], compiler: Compiler, cache: Path, scratch: str | None = None
+) -> dict[str, str]:
+    """The environment to run it in: zig keeps what it builds of its own under `cache`, the rest not."""
     kept = {k: v for k, v in env.items() if not k.startswith(("CPATH", "C_INCLUDE", "CPLUS_"))}
     if compiler.zig:
-        kept["ZIG_GLOBAL_CACHE_DIR"] = kept["ZIG_LOCAL_CACHE_DIR"] = str(cache / "zig")
+        kept["ZIG_GLOBAL_CACHE_DIR"] = str(cache / "zig")
+        kept["ZIG_LOCAL_CACHE_DIR"] = os.path.join(scratch or cache, "zig")
     return {**kept, "LC_ALL": "C"}

@@ -25,7 +25,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "MT201": ("error", "a word that Metal does not know or does not take"),
     "MT202": ("error", "a function that calls itself"),
     "MT203": ("error", "a program-scope variable that is not constant"),
-    "MT204": ("error", "a number without f among floats: there is no double"),
+    "MT204": ("note", "a float without f: the simulator would take it for a double"),
     "MT301": ("error", "something newer than the language version that the runtime asks for"),
     "MT401": ("error", "a threadgroup array whose length is no constant"),
     "MT402": ("error", "a threadgroup variable outside of a kernel"),

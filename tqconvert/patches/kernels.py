@@ -26,11 +26,18 @@ def kernel_files(patches: Path) -> Iterator[tuple[str, bytes]]:
 
     Raises NotFoundError if one of the kernels' own files is not there.
     """
+    folder = find_kernels(patches)
+    if folder is not None:
+        yield f"{TREE_FOLDER}/{HOST_HEADER}", _read(folder / HOST_HEADER)
+        yield f"{TREE_FOLDER}/{SOURCE}", join_kernels(folder)
+
+
+def find_kernels(patches: Path) -> Path | None:
+    """The folder of our kernels: in that of our patches, as installed, or beside it; None if in neither."""
     for folder in (patches / "metal", patches.parent / "metal"):
         if (folder / SOURCE).is_file():
-            yield f"{TREE_FOLDER}/{HOST_HEADER}", _read(folder / HOST_HEADER)
-            yield f"{TREE_FOLDER}/{SOURCE}", join_kernels(folder)
-            return
+            return folder
+    return None
 
 
 def join_kernels(folder: Path) -> bytes:

@@ -19,8 +19,9 @@ def names(
 ) -> None:
     """Prove that host code and Metal kernels of a tree agree.
 
-    Every pipeline name that the host can form has a kernel; what a launch binds is what
-    the kernel takes; function constants get values of their type. Nothing is compiled.
+    Every pipeline name that the host can form has a kernel; what a launch binds
+    is what the kernel takes; function constants get values of their type.
+    Nothing is compiled.
 
     \b
     Examples:
@@ -57,4 +58,48 @@ def names(
         raise typer.Exit(1)
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (names,)
+def lint(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Default: tqconvert's own kernels.")
+    ] = None,
+    json: JsonOpt = False,
+    quiet: QuietOpt = False,
+) -> None:
+    """Look for what Metal does not take, and other compilers do.
+
+    Address spaces on pointers and references, words that Metal does not have,
+    recursion, variables of the program, newer names, threadgroup arrays. Each
+    finding has a code: docs/metal.md. Notes do not make it fail.
+
+    \b
+    Examples:
+      tqconvert metal lint
+      tqconvert metal lint ../llama.cpp/ggml/src/ggml-metal/kernels --json
+
+    \b
+    Writes: nothing.
+    -q prints code, file and line of each finding.
+    Exit codes: 0 nothing found but notes, 1 findings or nothing to look at,
+      2 usage, 5 no such folder.
+    """  # noqa: D301 - \b keeps Typer from joining lines
+    from tqconvert.metal.lint import lint as lint_folder
+    from tqconvert.patches.kernels import find_kernels
+    from tqconvert.patches.series import find_patches
+
+    place = folder.expanduser().absolute() if folder else find_kernels(find_patches())
+    report = lint_folder(place or Path("metal"))
+    document = {
+        "folder": str(place), "ok": report.ok, "files": [p.name for p in report.files],
+        "findings": [f.as_json() for f in report.findings],
+        "not_covered": ["address spaces as parts of types", "everything else that a compiler checks"],
+    }  # fmt: skip
+    lines = [str(f) for f in report.findings]
+    lines.append(f"{place}: {'ok' if report.ok else 'faulty'}, {len(report.files)} files")
+    lines.append("  not looked at: address spaces as parts of types; a compiler does more")
+    out = Output("metal.lint", json=json, quiet=quiet)
+    out.result(document, "\n".join(lines), [f"{f.code} {f.path} {f.line}" for f in report.findings])
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (names, lint)

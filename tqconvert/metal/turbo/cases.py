@@ -144,7 +144,7 @@ def _rows(types: tuple[str, ...]) -> list[Case]:
     cases: list[Case] = []
     for t in types:
         cases += [
-            RowsCase("set_rows_i64", t, 512, 67, (32, 4), hostile=True),
+            RowsCase("set_rows_i64", t, 512, 301, (32, 4), hostile=True),
             # as upstream dispatches a row of three blocks: one simdgroup, one thread left over
             RowsCase("set_rows_i32", t, 384, 5, (3, 11), outer=(3, 2)),
             RowsCase("from_f32", t, 256, 19, (64, 1), hostile=True),

@@ -148,7 +148,10 @@ def panel(mutant: Mutant, text: str) -> list[Case]:
         AttentionCase("tiled", "turbo3", "turbo4", 256, 128, 17, (3, 1), mask_by_head=True),
     ]
     rows: list[Case] = [
-        *(RowsCase("set_rows_i64", f"turbo{b}", 512, 67, (32, 4), hostile=True) for b in (2, 3, 4)),
+        *(
+            RowsCase("set_rows_i64", f"turbo{b}", 512, 301, (32, 4), hostile=True)
+            for b in (2, 3, 4)
+        ),
         *(RowsCase("to_f32", f"turbo{b}", 384, 5, outer=(3, 2)) for b in (2, 3, 4)),
         RowsCase("set_rows_i32", "turbo4", 384, 5, (3, 11), outer=(3, 2)),
         RowsCase("from_f32", "turbo2", 256, 3, (64, 1), outer=(2, 3)),

@@ -17,6 +17,8 @@ from tqconvert.patches.verify.check import FINDING, Check, check, counted, skipp
 
 FOLDER = f"{GGML}/src/ggml-metal"
 RECIPE = f"{FOLDER}/metal.go"
+TARGET = f"{FOLDER}/ggml-metal-embed.metal"
+"""The file that is made."""
 
 _COMMAND = re.compile(
     r'^//go:generate sh -c "\{ echo (?P<head>[^;]*); sed (?P<script>.*) (?P<source>\S+); \} ?'
@@ -72,6 +74,12 @@ def make(recipe: Recipe, read: Callable[[str], bytes | None]) -> bytes | None:
         hits = [data or b"" for marker, data in parts if marker in line]
         out += hits or [line]
     return b"".join(out)
+
+
+def regenerate(read: Callable[[str], bytes | None]) -> bytes | None:
+    """What TARGET must hold by what is in a tree; None where the tree does not tell."""
+    recipe = parse_recipe((read(RECIPE) or b"").decode("utf-8", "replace"))
+    return make(recipe, read) if recipe and recipe.target == TARGET else None
 
 
 def first_difference(one: bytes, other: bytes) -> int:

@@ -215,12 +215,11 @@ def _require_release(queue: Queue, files: Files, patches: Path) -> None:
 
 def _regenerate(files: Files) -> None:
     """Make the Metal source that Go compiles in anew, where its parts have changed."""
-    from tqconvert.patches.embed import RECIPE, make, parse_recipe
+    from tqconvert.patches.embed import TARGET, regenerate
 
-    recipe = parse_recipe((files.get(RECIPE) or b"").decode("utf-8", "replace"))
-    made = make(recipe, files.get) if recipe else None
-    if recipe and made is not None and made != files.get(recipe.target):
-        files.put(recipe.target, made)
+    made = regenerate(files.get)
+    if made is not None and made != files.get(TARGET):
+        files.put(TARGET, made)
 
 
 def _new_files(queue: Queue) -> tuple[NewFile, ...]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from tqconvert.errors import RefusedError
 from tqconvert.patches.change.chain import Chain, NewCommit, write_commits
+from tqconvert.patches.change.generated import with_generated
 from tqconvert.patches.change.move import carry_out, contents_of, operation, recover
 from tqconvert.patches.change.obstacles import Change, changes_between, require_clear, require_quiet
 from tqconvert.patches.change.operation import EDIT, REFS, State, new_id
@@ -63,7 +64,7 @@ def plan_apply(
     now = look(repo, blobs)
     stacked = stack(now.files, queue, step)
     _require_in_reach(stacked, step, queue)
-    commits = commits_of(stacked, now.tree)
+    commits = with_generated(commits_of(stacked, now.tree), now.files.original)
     old = repo.tree(now.work.head.oid) if now.chain.links or now.chain.on_top else now.tree
     new = tree_after(now.tree, commits)
     changes = changes_between(old, new)

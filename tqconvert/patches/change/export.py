@@ -21,6 +21,7 @@ from tqconvert.patches.change.restack import (
     restack,
 )
 from tqconvert.patches.change.stack import Situation, look
+from tqconvert.patches.embed import TARGET
 from tqconvert.patches.objects import ABSENT
 from tqconvert.patches.queue import Origin, Queue
 from tqconvert.patches.walk import apply_step
@@ -132,6 +133,7 @@ def edited_members(
         fit = apply_step(made, member.alone, queue.checkout.layout)
         wanted = rows[member.link.commit]
         paths = {*wanted, *(p for f in fit.files for p in (f.diff.old, f.diff.new) if p)}
+        paths.discard(TARGET)
         if not fit.ok or any(made.id(p) != wanted.get(p, files.id(p)) for p in paths):
             if member.step.origin is Origin.OLLAMA and not theirs:
                 raise RefusedError(

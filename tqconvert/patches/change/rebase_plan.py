@@ -7,6 +7,7 @@ from typing import NamedTuple
 from tqconvert.errors import RefusedError
 from tqconvert.patches.bases.target import Target, open_target
 from tqconvert.patches.change.chain import Chain, NewCommit, plan_commits
+from tqconvert.patches.change.generated import with_generated
 from tqconvert.patches.change.repository import Blobs, Entry, Repository
 from tqconvert.patches.change.stack import Stacked, branch_name, look, stack
 from tqconvert.patches.checkout import PATCHES, Checkout, Generation
@@ -47,7 +48,8 @@ def plan_rebase(
     files = Files(repo.reader(base.tree, blobs))
     stacked = stack(files, base.queue, layout=base.layout)
     whole = _until_conflict(stacked)
-    commits = plan_commits([f for f in stacked.fits[:whole] if f.ok], base.tree)
+    planned = plan_commits([f for f in stacked.fits[:whole] if f.ok], base.tree)
+    commits = with_generated(planned, files.original)
     ref = f"refs/heads/{branch_name(repo, base.queue, base.commit)}"
     return RebasePlan(base, stacked, commits, ref, now.chain)
 

@@ -24,6 +24,7 @@ from tqconvert.patches.change.restack import (
 )
 from tqconvert.patches.change.stack import Conflict, Situation, look
 from tqconvert.patches.diff import FileDiff, parse_diffs
+from tqconvert.patches.embed import TARGET
 from tqconvert.patches.layout import Layout
 from tqconvert.patches.objects import blob_id
 from tqconvert.patches.queue import FilesStep, Origin, Queue
@@ -171,14 +172,14 @@ def _index_of(members: Sequence[Member], wanted: str, top: int) -> int:
 
 
 def commit_diffs(repo: Repository, *commits: str) -> tuple[FileDiff, ...]:
-    """What was changed between two commits, or since one, as diffs."""
+    """What was changed between two commits, or since one, as diffs; what is generated is left out."""
     command = ("diff-tree", "-r") if len(commits) == 2 else ("diff",)
     crlf = ("-c", "core.autocrlf=true") if len(commits) == 1 and _is_crlf(repo) else ()
     text = repo.git.bytes_of(
         *crlf, *command, "-p", "-U3", "--full-index", "--no-renames", "--no-color",
         "--no-ext-diff", "--no-textconv", *commits, "--",
     )  # fmt: skip
-    return parse_diffs(text, "your change")
+    return tuple(d for d in parse_diffs(text, "your change") if d.path != TARGET)
 
 
 def _is_crlf(repo: Repository) -> bool:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from tqconvert.errors import RefusedError, TqError
 from tqconvert.patches.change.chain import Chain, Link, NewCommit, plan_commits, read_chain
+from tqconvert.patches.change.generated import with_generated
 from tqconvert.patches.change.operation import REFS
 from tqconvert.patches.change.repository import Entry, Repository
 from tqconvert.patches.change.stack import Conflict, find_conflicts
@@ -161,7 +162,7 @@ def restack(
     fits = [apply_step(again, step, layout) for step in steps]
     if any(not f.ok for f in fits) or again.changes() != trial.changes():
         raise TqError(f"{repo.root}: the patches do not make again what was edited (a bug)")
-    commits = plan_commits(fits, tree)
+    commits = with_generated(plan_commits(fits, tree), files.original)
     return Restacked(tuple(steps), tuple(changed), commits, again, ())
 
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from tqconvert.errors import StorageError
 from tqconvert.patches.checkout import Generation
+from tqconvert.patches.embed import TARGET, regenerate
+from tqconvert.patches.files import folder_reader
 from tqconvert.patches.layout import GGML, LLAMA, Vendored
 from tqconvert.patches.locks.history import Entry, tree_id
 from tqconvert.patches.locks.release import ReleaseLock
@@ -29,7 +31,11 @@ class Survey(NamedTuple):
 def survey(state: TreeState) -> Survey:
     """Hash everything in the vendored folders. Raises StorageError."""
     root = state.queue.checkout.root
-    changed = state.without_ours.changes()
+    changed = dict(state.without_ours.changes())
+    disk = folder_reader(root)
+    if changed and (there := disk(TARGET)) is not None and there == regenerate(disk):
+        # L4 proves what is generated; here it is what the release's own sources make.
+        changed[TARGET] = regenerate(state.without_ours.get) or there
     files: dict[str, Entry] = {}
     converted: dict[str, str] = {}
     for top in PREFIXES:

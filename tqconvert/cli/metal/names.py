@@ -31,7 +31,7 @@ def names(
     \b
     Writes: nothing.
     -q prints code, file and line of each finding.
-    Exit codes: 0 nothing found but notes, 1 findings, 2 usage, 5 no Metal backend.
+    Exit codes: 0 nothing found but notes, 1 findings, 2 usage, 5 no Metal there.
     """  # noqa: D301 - \b keeps Typer from joining lines
     from tqconvert.metal.names import check_names
 

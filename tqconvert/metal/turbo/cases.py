@@ -170,6 +170,7 @@ def quick() -> tuple[Case, ...]:
         a("vec", "turbo4", "turbo3", 512, 97, sinks=True, simdgroups=2),
         a("vec", "q8_0", "turbo4", 256, 130, 3, mask="causal", max_bias=8.0, heads=(6, 2)),
         a("vec", "turbo4", "q8_0", 128, 64, 2, softcap=20.0, mask="empty", mask_by_head=True),
+        a("vec", "turbo3", "turbo3", 128, 50, 2, mask="empty", workgroups=1),
         a("vec", "f16", "turbo3", 128, 95, n_seq=2, by_head=True, sinks=True),
         a("vec", "turbo2", "f16", 128, 2113, mask="none", simdgroups=2, heads=(2, 1)),
         a("tiled", "turbo4", "turbo4", 128, 333, 21, heads=(8, 2), written=True),

@@ -143,6 +143,7 @@ def panel(mutant: Mutant, text: str) -> list[Case]:
         AttentionCase("vec", "turbo3", "turbo4", 256, 301, mask="nan", simdgroups=4, workgroups=1),
         AttentionCase("vec", "turbo4", "turbo3", 128, 31, 2, (6, 2), "none", simdgroups=2),
         AttentionCase("vec", "turbo4", "turbo3", 128, 95, mask="causal", softcap=9, max_bias=8),
+        AttentionCase("vec", "turbo4", "turbo3", 128, 50, 2, mask="empty", workgroups=1),
     ]
     tiled: list[Case] = [
         AttentionCase("tiled", "turbo3", "turbo4", 256, 161, 11, (4, 2), "nan", sinks=True),

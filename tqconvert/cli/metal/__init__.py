@@ -2,7 +2,7 @@
 
 import typer
 
-from tqconvert.cli.metal import check, names
+from tqconvert.cli.metal import check, mac, names
 
 
 def register(app: typer.Typer) -> None:
@@ -12,7 +12,7 @@ def register(app: typer.Typer) -> None:
         no_args_is_help=True,
         rich_markup_mode=None,
     )
-    commands = [c for module in (names, check) for c in module.COMMANDS]
+    commands = [c for module in (names, check, mac) for c in module.COMMANDS]
     for command in commands:
         short = (command.__doc__ or "").partition("\n")[0]
         group.command(command.__name__, short_help=short)(command)

@@ -229,6 +229,8 @@ def describe(kind: str, a: int, b: int) -> str:
             return f"index {a - (1 << 64) if a >> 63 else a}"
         case "threadgroup_race" | "simdgroup_race":
             return f"byte {a}, against thread {b}"
+        case "device_race":
+            return f"{b} bytes at {a} of the buffer, against another threadgroup"
         case "uninitialised_threadgroup_read":
             return f"byte {a}"
         case "divergent_barrier" if b:

@@ -101,6 +101,16 @@ kernel void in_step_good(device float *y, uint i [[thread_index_in_threadgroup]]
   y[i] = s[i ^ 1];
 }
 
+kernel void groups(device float *y, uint i [[thread_index_in_threadgroup]],
+                   uint g [[threadgroup_position_in_grid]]) {
+  y[i] = y[i] + g; // FIND: device_race
+}
+kernel void groups_good(device float *y, uint i [[thread_index_in_threadgroup]],
+                        uint g [[threadgroup_position_in_grid]]) {
+  if (g == 0)
+    y[i] = y[i] + g;
+}
+
 kernel void unwritten(device float *y, uint i [[thread_index_in_threadgroup]],
                       threadgroup float *s [[threadgroup(0)]]) {
   if (i < 32)

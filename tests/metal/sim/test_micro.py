@@ -48,7 +48,8 @@ def launch(program: Program, kernel: str) -> Launch:
     names = {p.index: p.text.split()[-1] for p in parameters if p.kind == "BUFFER"}
     buffers = slots(*(names.get(i) for i in range(max(names) + 1)))
     tg = (4 * N,) if any(p.kind == "TGMEM" for p in parameters) else ()
-    return Launch(kernel, buffers, (1, 1, 1), (N, 1, 1), threadgroup=tg)
+    grid = (2 if kernel.startswith("groups") else 1, 1, 1)
+    return Launch(kernel, buffers, grid, (N, 1, 1), threadgroup=tg)
 
 
 def test_each_defect_has_a_twin() -> None:

@@ -19,6 +19,7 @@
   X(misaligned_access)               \
   X(threadgroup_race)                \
   X(simdgroup_race)                  \
+  X(device_race)                     \
   X(uninitialised_threadgroup_read)  \
   X(divergent_barrier)               \
   X(barrier_with_exited_threads)     \

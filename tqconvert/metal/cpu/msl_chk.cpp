@@ -32,12 +32,34 @@ struct Cell { // threads are counted from 1, 0 is nobody
   uint32_t reader, read_simd_epoch, read_epoch;
   uint32_t readers; // 1: several lanes of one simdgroup, 3: several simdgroups
 };
+// Who touched a byte of a buffer: threadgroups by number, from 1, ANY for several. They run in no order, so one
+// must not touch what another writes. Numbers wrap; what that hides is one pair in 65534.
+struct Touched {
+  uint16_t writer, reader;
+};
+constexpr uint16_t ANY = 0xffff;
+Touched *touched[32];
+size_t touched_room[32];
+uint16_t group_number;
 Range buffers[32], tg, stacks, vars, image;
 int n_buffers;
 Cell *cells;
 uint8_t *written;
 
-void check(char *a, size_t n, bool store, void *pc);
+void device_access(int buffer, char *a, size_t n, bool store, void *pc) {
+  Touched *t = touched[buffer] + (a - buffers[buffer].low);
+  bool race = false;
+  for (size_t i = 0; i < n; i++) {
+    race |= t[i].writer && t[i].writer != group_number;
+    if (store) {
+      race |= t[i].reader && t[i].reader != group_number;
+      t[i].writer = group_number;
+    } else {
+      t[i].reader = t[i].reader && t[i].reader != group_number ? ANY : group_number;
+    }
+  }
+  if (race) msl_finding(device_race, nullptr, 0, pc, a - buffers[buffer].low, n);
+}
 
 void shadow(size_t offset, size_t n, bool store, char *a, void *pc) {
   msl_level(store);
@@ -90,7 +112,7 @@ void check(char *a, size_t n, bool store, void *pc) {
     shadow(tg.high - tg.low + (a - vars.low), n, store, a, pc);
   } else {
     for (int i = 0; i < n_buffers; i++)
-      if (buffers[i].holds(a, n)) return;
+      if (buffers[i].holds(a, n)) return device_access(i, a, n, store, pc);
     if (image.holds(a, n)) return;
     bool behind = a >= tg.high && a < tg.high + 16384, before = a < tg.low && a >= tg.low - 16384;
     msl_finding(behind || before ? threadgroup_out_of_bounds : device_out_of_bounds, nullptr, 0, pc,
@@ -114,7 +136,17 @@ void msl_chk_begin(void **b, size_t *sizes, int n, char *tg_at, size_t tg_size, 
   static size_t room;
   n_buffers = 0;
   for (int i = 0; i < n && i < 32; i++)
-    if (b[i]) buffers[n_buffers++] = {(char *)b[i], (char *)b[i] + sizes[i]};
+    if (b[i]) {
+      int k = n_buffers++;
+      buffers[k] = {(char *)b[i], (char *)b[i] + sizes[i]};
+      if (sizes[i] > touched_room[k]) {
+        free(touched[k]);
+        touched[k] = (Touched *)malloc(sizes[i] * sizeof(Touched));
+        touched_room[k] = sizes[i];
+      }
+      memset((void *)touched[k], 0, sizes[i] * sizeof(Touched));
+    }
+  group_number = 0;
   tg = {tg_at, tg_at + tg_size};
   stacks = {st, st + st_size};
   vars = {va, va + va_size};
@@ -129,6 +161,7 @@ void msl_chk_begin(void **b, size_t *sizes, int n, char *tg_at, size_t tg_size, 
   }
 }
 void msl_chk_group() {
+  group_number = group_number % (ANY - 1) + 1;
   size_t n = tg.high - tg.low + (vars.high - vars.low);
   memset((void *)cells, 0, sizeof(Cell) * (n / 2 + 1));
   memset(written, 0, n);
@@ -172,6 +205,8 @@ void msl_atomic(void *address, size_t n, int store, void *pc) {
   char *a = (char *)address;
   bool in_tg = tg.holds(a, n), in_vars = vars.holds(a, n);
   if (!in_tg && !in_vars) {
+    for (int i = 0; i < n_buffers; i++)
+      if (buffers[i].holds(a, n)) return;
     check(a, n, store, pc);
     return;
   }

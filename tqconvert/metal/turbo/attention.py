@@ -183,6 +183,11 @@ def _mask(case: AttentionCase, rng: Any) -> Any:
     # two whole blocks and more, so that kernels skip
     hidden[..., 64 : max(64, n_kv - 200)] = True
     hidden[..., -1:] &= n_kv > 1
+    # another block for each head and sequence, for the first rows: places of blocks are not taken for each other
+    for s, h in np.ndindex(*shape):
+        first = _POSITIONS * ((s + 2 * h + 1) % max(1, n_kv // _POSITIONS))
+        if first:
+            hidden[s, h, :_ROWS, first : first + _POSITIONS] = True
     mask = np.where(hidden, -np.inf, rng.standard_normal((*shape, n_q, n_kv)) / 2)
     if case.mask == "empty":
         mask[..., ::2, :] = -np.inf

@@ -150,7 +150,9 @@ def panel(mutant: Mutant, text: str) -> list[Case]:
         AttentionCase("tiled", "turbo3", "turbo4", 256, 333, 20, (6, 2), softcap=9, max_bias=8),
         AttentionCase("tiled", "turbo3", "turbo4", 256, 64, 8, (8, 2), "none"),
         AttentionCase("tiled", "turbo3", "turbo4", 256, 100, 9, (4, 4), "empty"),
-        AttentionCase("tiled", "turbo3", "turbo4", 256, 128, 17, (3, 1), mask_by_head=True),
+        AttentionCase(
+            "tiled", "turbo3", "turbo4", 256, 256, 17, (3, 1), mask_by_head=True, n_seq=2
+        ),
     ]
     rows: list[Case] = [
         *(

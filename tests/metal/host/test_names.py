@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import ggmlbuilds
 import pytest
-from conftest import CACHE
 from metalbackend import write_backend
 
 from tqconvert.errors import NotFoundError
@@ -14,7 +14,10 @@ from tqconvert.metal.hostcode import read_launches
 from tqconvert.metal.kernels import read_unit
 from tqconvert.metal.lint_codes import CODES
 from tqconvert.metal.names import check_names
-from tqconvert.runtime.source import open_source, pinned_archive
+from tqconvert.patches.apply import apply_patched, plan_patched
+from tqconvert.patches.series import find_patches, read_series
+from tqconvert.runtime.source import open_source
+from tqconvert.runtime.tree import copy_files
 
 ENV = dict(os.environ)
 
@@ -114,10 +117,21 @@ def test_the_command(tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]
 @pytest.mark.runtime
 def test_upstream_has_all_its_names() -> None:
     """llama.cpp as it is: 1066 kernels, 1033 tuning rows, no name missing, nothing but notes."""
-    archive = pinned_archive(CACHE)
-    if not archive.exists():
-        pytest.skip("the pinned llama.cpp is not in the cache")
-    report = check_names(open_source(str(archive), CACHE, ENV).root)
+    source = open_source(str(ggmlbuilds.fetch_base("0.3.36")), ggmlbuilds.CACHE, ENV)
+    report = check_names(source.root)
     assert (report.kernels, report.tuning_rows) == (1066, 1033)
     assert report.expected >= 409
     assert report.ok
+
+
+@pytest.mark.runtime
+def test_the_patched_tree_has_all_its_names(tmp_path: Path) -> None:
+    """With our patches: 149 kernels more, all that the tables ask for, and nothing but notes."""
+    source = open_source(str(ggmlbuilds.fetch_base("0.3.36")), ggmlbuilds.CACHE, ENV)
+    copy_files(source.root, [p for p in source.files if p.startswith("ggml/")], tmp_path)
+    apply_patched(plan_patched(source.root, read_series(find_patches())), tmp_path)
+    report = check_names(tmp_path)
+    assert report.kernels == 1066 + 149
+    assert report.ok
+    unreached = [f.message.split(" ")[0] for f in report.findings if f.code == "MN401"]
+    assert unreached == ["kernel_turbo_wht_f32", "kernel_turbo_wht_inv_f32"]

@@ -1,0 +1,229 @@
+"""Our host code, compiled and run: what it launches is what the operator means.
+
+`hostprogram.cpp` is the host code of a patched llama.cpp on an encoder that writes down what it is told. The
+records are run by the simulator, on the kernels of the same tree, and held against NumPy.
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ggmlbuilds
+import numpy as np
+import pytest
+
+from tqconvert.metal.kargs import parse_structs
+from tqconvert.metal.launch import Launch, Slot
+from tqconvert.metal.simulate import Simulator
+from tqconvert.metal.turbo.attention import plan_attention
+from tqconvert.metal.turbo.cases import AttentionCase
+from tqconvert.metal.turbo.check import Sources
+from tqconvert.metal.turbo.reference import relative_error, row_bytes
+from tqconvert.patches.apply import apply_patched, plan_patched
+from tqconvert.patches.series import find_patches, read_series
+from tqconvert.runtime.source import open_source
+from tqconvert.runtime.tree import copy_files
+from tqconvert.turbo import codec
+
+pytestmark = [pytest.mark.runtime, pytest.mark.slow, pytest.mark.xdist_group("metal-host")]
+ENV = dict(os.environ)
+BLOCKS = {"f32": (4, 1), "f16": (2, 1), "q8_0": (34, 32), "i32": (4, 1), "i64": (8, 1),
+          **{t: (codec.block_bytes(t), 128) for t in ("turbo2", "turbo3", "turbo4")}}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of ggml: lengths and strides, innermost first."""
+
+    name: str
+    type: str
+    ne: tuple[int, ...]
+    nb: tuple[int, ...] = ()
+
+    def line(self) -> str:
+        """As the program reads it; contiguous if no strides are given."""
+        size, block = BLOCKS[self.type]
+        nb = [size, self.ne[0] // block * size]
+        nb += [nb[1] * self.ne[1], nb[1] * self.ne[1] * self.ne[2]]
+        return " ".join(map(str, (self.name, self.type, *self.ne, *(self.nb or nb))))
+
+
+@dataclass(frozen=True)
+class Host:
+    """The program and the tree that it was built from."""
+
+    program: Path
+    sources: Sources
+
+    def ask(self, op: str, tensors: list[Tensor | None], params: tuple[float, ...] = ()) -> Any:
+        """What it says of an operator; dst comes first."""
+        lines = [f"op {op}", f"params {' '.join(map(str, params or (0, 0, 0)))}"]
+        lines += [t.line() if t else "- f32 0 0 0 0 0 0 0 0" for t in tensors]
+        done = subprocess.run(
+            [str(self.program)], input="\n".join(lines) + "\n", capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return json.loads(done.stdout)
+
+    def run(self, simulator: Simulator, answer: Any, arrays: dict[str, Any]) -> Any:
+        """The arrays after its launches, which must be free of findings."""
+        data = dict(arrays)
+        launches = [
+            _launch(step, number, data)
+            for number, step in enumerate(answer["steps"])
+            if step != "barrier"
+        ]
+        programs = self.sources.programs(simulator, (x.kernel for x in launches))
+        ours = [(programs[x.kernel], x) for x in launches]
+        outcome = simulator.run_all(ours, data, level=True)
+        assert outcome.error == ""
+        assert [str(f) for f in outcome.findings if "turbo" in str(f)] == []
+        return outcome.arrays
+
+
+def _launch(step: Any, number: int, data: dict[str, Any]) -> Launch:
+    """The record of a launch; its bytes become an array of their own."""
+    slots: list[Slot | None] = [None] * (1 + max(map(int, step["buffers"])))
+    for index, what in step["buffers"].items():
+        if isinstance(what, str):
+            data[f"bytes{number}"] = np.frombuffer(bytes.fromhex(what), np.uint8)
+            slots[int(index)] = Slot(f"bytes{number}")
+        else:
+            slots[int(index)] = Slot(*what)
+    x, y, z = step["grid"]
+    a, b, c = step["threads"]
+    constants = {int(k): int(v) for k, v in step["constants"].items()}
+    return Launch(
+        step["kernel"], tuple(slots), (x, y, z), (a, b, c), constants, tuple(step["threadgroup"])
+    )
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """The pinned llama.cpp with our patches, and the program built from it."""
+    source = open_source(str(ggmlbuilds.fetch_base("0.3.36")), ggmlbuilds.CACHE, ENV)
+    tree = tmp_path_factory.mktemp("host") / "tree"
+    copy_files(source.root, [p for p in source.files if p.startswith("ggml/")], tree)
+    patched = plan_patched(source.root, read_series(find_patches()))
+    apply_patched(patched, tree)
+    src = tree / "ggml" / "src"
+    program = tree.parent / "hostprogram"
+    includes = [f"-I{p}" for p in (tree / "ggml/include", src, src / "ggml-metal")]
+    subprocess.run(
+        ["c++", "-std=c++17", "-O1", "-w", *includes,
+         str(Path(__file__).parent / "hostprogram.cpp"), "-o", str(program)],
+        check=True,
+    )  # fmt: skip
+    metal = src / "ggml-metal"
+    units = tuple(metal / "kernels" / f"{n}.metal" for n in ("turbo", "fa_aux", "fa_f16"))
+    structs = parse_structs(metal / "ggml-metal-impl.h")
+    yield Host(program, Sources(units, (metal / "kernels", metal, src), structs))
+
+
+ATTENTIONS = (
+    AttentionCase("vec", "turbo4", "turbo4", 128, 333, heads=(8, 2)),
+    AttentionCase("vec", "q8_0", "turbo3", 256, 97, 3, mask="causal", sinks=True, softcap=20.0),
+    AttentionCase("vec", "turbo2", "f16", 512, 64, 2, mask="none", max_bias=8.0),
+    AttentionCase("tiled", "turbo4", "turbo3", 128, 130, 21, heads=(4, 2), mask="causal"),
+    AttentionCase("tiled", "q8_0", "turbo4", 128, 100, 40, sinks=True),
+    AttentionCase("tiled", "turbo4", "turbo4", 128, 130, 40, heads=(4, 2), mask="causal"),
+    AttentionCase("tiled", "f16", "turbo3", 128, 128, 33, mask="none"),
+)
+"""The last two are long prompts: K and V become f16, and upstream's kernel does the attention."""
+
+
+@pytest.mark.parametrize("case", ATTENTIONS, ids=lambda c: c.name)
+def test_attention(host: Host, simulator: Simulator, case: AttentionCase) -> None:
+    """The records compute softmax(q k) v, in memory behind the result that is as large as is asked for."""
+    rng = np.random.default_rng(1)
+    planned = plan_attention(case, host.sources.structs, rng)
+    arrays = {n: planned.arrays[n] for n in ("q", "k", "v", "mask", "sinks")}
+    n, m, d = case.heads[0], case.heads[1], case.dim
+    tensors: list[Tensor | None] = [Tensor("dst", "f32", (d, n, case.n_q, 1))]
+    row = 4 * d
+    tensors.append(Tensor("q", "f32", (d, case.n_q, n, 1), (4, row * n, row, row * n * case.n_q)))
+    for side, kind in (("k", case.k), ("v", case.v)):
+        row = row_bytes(kind, d)
+        nb = (BLOCKS[kind][0], row * m, row, row * m * case.n_kv)
+        tensors.append(Tensor(side, kind, (d, case.n_kv, m, 1), nb))
+    masked = case.mask != "none"
+    tensors.append(Tensor("mask", "f16", (case.n_kv, case.n_q, 1, 1)) if masked else None)
+    tensors.append(Tensor("sinks", "f32", (n, 1, 1, 1)) if case.sinks else None)
+    answer = host.ask("FLASH_ATTN_EXT", tensors, (1 / d**0.5, case.max_bias, case.softcap))
+    assert answer["supports"]
+    size = 4 * d * n * case.n_q
+    arrays["dst"] = np.zeros(size + answer["extra"], np.uint8)
+    left = host.run(simulator, answer, arrays)
+    got = left["dst"][:size].view(np.float32).reshape(planned.expected[-1].want.shape)
+    assert relative_error(got, planned.expected[-1].want) < 2e-3
+
+
+@pytest.mark.parametrize("kind", ["turbo2", "turbo3", "turbo4"])
+@pytest.mark.parametrize("n_rows", [1, 3, 40])
+def test_rows(host: Host, simulator: Simulator, kind: str, n_rows: int) -> None:
+    """What set_rows writes are the codec's bytes; get_rows and cpy read them back."""
+    rng = np.random.default_rng(2)
+    width = 384
+    x = rng.standard_normal((n_rows, width)).astype(np.float32)
+    rows = rng.permutation(n_rows + 2)[:n_rows].astype(np.int64)
+    want = codec.quantize(kind, x)
+    cache = Tensor("dst", kind, (width, n_rows + 2, 1, 1))
+    answer = host.ask(
+        "SET_ROWS", [cache, Tensor("x", "f32", (width, n_rows, 1, 1)), Tensor("rows", "i64", (n_rows, 1, 1, 1))],
+    )  # fmt: skip
+    empty = np.zeros((n_rows + 2, want.shape[-1]), np.uint8)
+    left = host.run(simulator, answer, {"dst": empty, "x": x, "rows": rows})["dst"]
+    assert np.array_equal(left[rows], want)
+    stored = Tensor("x", kind, (width, n_rows, 1, 1))
+    index = rows.argsort().astype(np.int32)
+    values = codec.dequantize(kind, want)
+    for op, others in (("CPY", {}), ("GET_ROWS", {"rows": index})):
+        sources = [Tensor("rows", "i32", (n_rows, 1, 1, 1))] if others else []
+        answer = host.ask(op, [Tensor("dst", "f32", (width, n_rows, 1, 1)), stored, *sources])
+        arrays = {"dst": np.zeros_like(x), "x": want, **others}
+        got = host.run(simulator, answer, arrays)["dst"]
+        assert np.array_equal(got, values[index] if others else values)
+    answer = host.ask(
+        "CPY",
+        [Tensor("dst", kind, (width, n_rows, 1, 1)), Tensor("x", "f32", (width, n_rows, 1, 1))],
+    )
+    got = host.run(simulator, answer, {"dst": np.zeros_like(want), "x": x})["dst"]
+    assert np.array_equal(got, want)
+
+
+def q(n_q: int = 1, d: int = 128) -> Tensor:
+    """A query."""
+    return Tensor("q", "f32", (d, n_q, 4, 1))
+
+
+def kv(name: str, kind: str, d: int = 128) -> Tensor:
+    """One side of a cache."""
+    return Tensor(name, kind, (d, 64, 2, 1))
+
+
+REFUSED = {
+    "a type without kernels beside one of ours": ("FLASH_ATTN_EXT", [q(), q(), kv("k", "turbo4"), kv("v", "q4_0")]),
+    "a head size without kernels": ("FLASH_ATTN_EXT", [q(d=384), q(d=384), kv("k", "turbo4", 384), kv("v", "turbo4", 384)]),
+    "head sizes that differ": ("FLASH_ATTN_EXT", [q(), q(d=256), kv("k", "turbo4", 256), kv("v", "turbo4", 128)]),
+    "a product": ("MUL_MAT", [q(), kv("k", "turbo4"), q()]),
+    "a copy from type to type": ("CPY", [kv("dst", "turbo3"), kv("x", "turbo4")]),
+    "a copy of f16": ("CPY", [kv("dst", "turbo3"), kv("x", "f16")]),
+}  # fmt: skip
+BLOCKS["q4_0"] = (18, 32)
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_refused(host: Host, what: str) -> None:
+    """What has no kernel is ours to answer, and the answer is no."""
+    op, tensors = REFUSED[what]
+    answer = host.ask(op, list(tensors))
+    assert (answer["concerns"], answer["supports"], answer["steps"]) == (1, 0, [])
+
+
+def test_stock_operators_are_upstreams(host: Host) -> None:
+    """Nothing without a turbo type is taken."""
+    answer = host.ask("FLASH_ATTN_EXT", [q(), q(), kv("k", "q8_0"), kv("v", "q8_0")])
+    assert answer["concerns"] == 0

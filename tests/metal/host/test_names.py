@@ -46,7 +46,7 @@ FAULTS = {
         "MN401", "kernels_scale_metal", "SCALE(float,", "kernel void kernel_lost() {}\nSCALE(float,"),
     "a host name twice": ("MN103", "kernels_scale_metal", '"kernel_scale_f16"', '"kernel_scale_f32"'),
     "no such template": ("MN104", "kernels_scale_metal", "kernel_scale<half>", "kernel_scala<half>"),
-    "no such include": ("MN105", "kernels_scale_metal", '"common.h"', '"comon.h"'),
+    "no such include": ("MN105", "kernels_scale_metal", '"common.h"', '"absent.h"'),
     "a library that is not loaded": ("MN106", "ggml_metal_device_m", "X(SCALE, scale)", "X(MISC, misc)"),
     "a buffer at another place": ("MN201", "ggml_metal_ops_cpp", "bid_src, 1)", "bid_src, 3)"),
     "a parameter more": (

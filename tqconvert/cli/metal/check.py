@@ -32,6 +32,10 @@ def check(
             "--checked/--plain", help="Check every memory access, or run plain code and compare."
         ),
     ] = True,
+    fast_math: Annotated[
+        bool,
+        typer.Option("--fast-math", help="Let float arithmetic be reordered, as Metal may."),
+    ] = False,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -76,13 +80,18 @@ def check(
     steps = out.steps("metal check")
     try:
         report = engine.check(
-            found, workshop, kernels=kernels, checked=checked, jobs=jobs or os.cpu_count() or 1,
-            steps=steps,
+            found, workshop, kernels=kernels, checked=checked, fast_math=fast_math,
+            jobs=jobs or os.cpu_count() or 1, steps=steps,
         )  # fmt: skip
     finally:
         steps.finish()
     failed = sorted({k for c in report.cases if c.problem for k in c.kernels})
-    head = {"tree": str(found.folder), "compiler": workshop.compiler.version, "checked": checked}
+    head = {
+        "tree": str(found.folder),
+        "compiler": workshop.compiler.version,
+        "checked": checked,
+        "fast_math": fast_math,
+    }
     out.result({**head, **_document(report)}, _text(report), failed)
     if report.failed:
         raise typer.Exit(1)

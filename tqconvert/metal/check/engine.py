@@ -106,7 +106,7 @@ class Report:
 
 def check(
     tree: MetalTree, workshop: Workshop, *, kernels: str | None = None, checked: bool = True,
-    jobs: int = 1, steps: Steps,
+    fast_math: bool = False, jobs: int = 1, steps: Steps,
 ) -> Report:  # fmt: skip
     """Check the kernels whose host names `kernels` finds, all by default.
 
@@ -120,7 +120,8 @@ def check(
         units = tuple(_unit(f, s, pattern) for f, s in sources.items())
         good = {f: s for f, s in sources.items() if isinstance(s, Rewritten)}
         cases, not_run = _cases(tree, good, FAMILIES, pattern, checked=checked)
-        found = _run(tree, workshop, good, cases, checked, pool, steps)
+        options = {"checked": checked, "fast_math": fast_math}
+        found = _run(tree, workshop, good, cases, options, pool, steps)
     definitions = {k.host_name: k.definition for s in good.values() for k in s.kernels}
     return Report(units, tuple(found), definitions, tuple(not_run))
 
@@ -191,7 +192,7 @@ def _cases(
 
 def _run(
     tree: MetalTree, workshop: Workshop, sources: Mapping[Path, Rewritten], cases: "list[Case]",
-    checked: bool, pool: ThreadPoolExecutor, steps: Steps,
+    options: Mapping[str, bool], pool: ThreadPoolExecutor, steps: Steps,
 ) -> list[CaseResult]:  # fmt: skip
     """Results of all cases, in their order."""
     home = {k.host_name: f for f, s in sources.items() for k in s.kernels}
@@ -204,7 +205,7 @@ def _run(
     def build(file: Path) -> Program:
         keep = f"^({'|'.join(map(re.escape, sorted(wanted[file])))})$"
         try:
-            return workshop.build(tree.unit(file, keep=keep, checked=checked))
+            return workshop.build(tree.unit(file, keep=keep, **options))
         finally:
             done.add(file.name)
 

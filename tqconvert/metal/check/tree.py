@@ -33,10 +33,12 @@ class MetalTree:
     defines: dict[str, int]
     """Macros of the header that are numbers."""
 
-    def unit(self, path: Path, *, keep: str | None = None, checked: bool = True) -> Unit:
+    def unit(
+        self, path: Path, *, keep: str | None = None, checked: bool = True, fast_math: bool = False
+    ) -> Unit:
         """What to compile for one of the sources."""
         includes = (self.folder, self.folder.parent, self.folder / "kernels")
-        return Unit(path, includes, keep=keep, checked=checked)
+        return Unit(path, includes, keep=keep, checked=checked, fast_math=fast_math)
 
 
 def open_tree(path: Path) -> MetalTree:

@@ -26,9 +26,11 @@ import json
 import mmap
 import os
 import select
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import PIPE, Popen
@@ -36,6 +38,7 @@ from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any, Self
 
 from tqconvert.errors import KernelSourceError
+from tqconvert.fs import storage_error
 from tqconvert.metal.build import Program, Unit, Workshop
 from tqconvert.metal.compiler import find_compiler
 from tqconvert.metal.launch import Finding, Launch
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
 
 _WORKER = Path(__file__).with_name("worker.py")
 _ALIGN = 16
+_MOST_WORKERS = 4
+_ENDED = "the kernel ended its process"
 _SHARED = Path("/dev/shm")  # noqa: S108 - memory, where there is such a thing; names are random
 
 
@@ -120,8 +125,7 @@ class Simulator:
             n: np.frombuffer(a, np.uint8) if isinstance(a, bytes) else a for n, a in arrays.items()
         }
         layout, total = _layout(given)
-        folder = _SHARED if _SHARED.is_dir() else self.workshop.cache
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = _folder(total, self.workshop.cache)
         findings: list[Finding] = []
         error, counts, began = "", [0, 0], time.monotonic()
         with NamedTemporaryFile(prefix="tqconvert-", dir=folder) as file:
@@ -152,11 +156,14 @@ class Simulator:
         """Findings, error and counts of one launch in the child process."""
         worker = self._worker(program.library)
         assert worker.stdin is not None
-        worker.stdin.write(json.dumps(order).encode() + b"\n")
-        worker.stdin.flush()
-        lines, why = _answer(worker, self.timeout_s)
+        try:
+            worker.stdin.write(json.dumps(order).encode() + b"\n")
+            worker.stdin.flush()
+            lines, why = _answer(worker, self.timeout_s)
+        except BrokenPipeError:
+            lines, why = [], _ENDED
         if why:
-            self._end(program.library)
+            why = self._end(program.library) or why
         findings, error, counts = [], "", [0, 0]
         for line in lines:
             match line.split("\t"):
@@ -188,16 +195,25 @@ class Simulator:
 
     def _worker(self, library: Path) -> "Popen[bytes]":
         if library not in self._workers:
+            while len(self._workers) >= _MOST_WORKERS:
+                self._end(next(iter(self._workers)))
             argv = [sys.executable, "-I", str(_WORKER), str(library)]
-            self._workers[library] = Popen(argv, stdin=PIPE, stdout=PIPE, start_new_session=True)
+            self._workers[library] = Popen(
+                argv, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True
+            )
         return self._workers[library]
 
-    def _end(self, library: Path) -> None:
+    def _end(self, library: Path) -> str:
+        """End a child process; what it said last on stderr, where Python itself failed in it."""
         worker = self._workers.pop(library)
-        for stream in (worker.stdin, worker.stdout):
-            assert stream is not None
-            stream.close()
         end_group(worker)
+        assert worker.stderr is not None
+        said = worker.stderr.read().decode("utf-8", "replace").strip().splitlines()
+        for stream in (worker.stdin, worker.stdout, worker.stderr):
+            assert stream is not None
+            with suppress(BrokenPipeError):
+                stream.close()
+        return said[-1] if said else ""
 
 
 def open_simulator(
@@ -274,6 +290,17 @@ def _layout(arrays: Mapping[str, "np.ndarray[Any, Any]"]) -> tuple[dict[str, lis
     return layout, max(at, page)
 
 
+def _folder(size: int, cache: Path) -> Path:
+    """Where a file of the arrays may lie: in memory, where there is room for it."""
+    if _SHARED.is_dir() and shutil.disk_usage(_SHARED).free > 2 * size:
+        return _SHARED
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise storage_error(e, cache) from e
+    return cache
+
+
 def _answer(worker: "Popen[bytes]", timeout_s: float) -> tuple[list[str], str]:
     """Lines of the answer, and why it is not whole (empty: it is)."""
     assert worker.stdout is not None
@@ -284,7 +311,7 @@ def _answer(worker: "Popen[bytes]", timeout_s: float) -> tuple[list[str], str]:
             return _lines(text), f"did not end within {timeout_s:g} s"
         piece = os.read(fd, 1 << 16)
         if not piece:
-            return _lines(text), "the kernel ended its process"
+            return _lines(text), _ENDED
         text += piece
         if text.endswith(b"\n") and text.rsplit(b"\n", 2)[-2].startswith(b"D\t"):
             return _lines(text), ""

@@ -205,3 +205,13 @@ def test_function_constants_are_set_for_each_launch(simulator: Simulator, tmp_pa
     for constants, want in (({42: -5, 7: 1}, -5), ({42: 3}, 99), ({}, 99), ({7: 1}, 0)):
         launch = Launch("k", slots("y"), ONE, ONE, constants)
         assert simulator.run(program, launch, data).arrays["y"][0] == want
+
+
+def test_a_library_that_does_not_load(simulator: Simulator, micro: Program, tmp_path: Path) -> None:
+    """The reason is the error; nothing of it goes to the terminal."""
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"not a library")
+    program = Program(broken, micro.unit, micro.source)
+    outcome = simulator.run(program, scale(), arrays())
+    assert outcome.error.startswith(f"scale_f32: OSError: {broken}: ")
+    assert simulator.run(micro, scale(), arrays()).ok

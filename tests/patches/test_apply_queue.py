@@ -16,7 +16,7 @@ from tests.patches.trees import (
     state_of,
     trailers,
 )
-from tqconvert.errors import NotFoundError, RefusedError, UnknownBaseError
+from tqconvert.errors import NotFoundError, RefusedError, UnknownBaseError, UsageError
 from tqconvert.patches.change.apply_queue import plan_apply
 from tqconvert.patches.change.repository import Blobs
 from tqconvert.patches.change.unapply import unapply
@@ -153,6 +153,15 @@ def test_the_users_own_branch_can_take_them(release: Release, ours: Path) -> Non
     before = state_of(release.ollama)
     assert put_on(release.ollama, ours, branch="main").head.name == "main"
     unapply(repository(release.ollama))
+    assert state_of(release.ollama) == before
+
+
+@pytest.mark.parametrize("name", ["a b", "-x", "a..b", "a\ndelete refs/heads/main"])
+def test_a_branch_has_a_name_of_gits(release: Release, ours: Path, name: str) -> None:
+    """Anything else is refused before it reaches git's list of refs to change."""
+    before = state_of(release.ollama)
+    with pytest.raises(UsageError):
+        put_on(release.ollama, ours, branch=name)
     assert state_of(release.ollama) == before
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tqconvert.errors import RefusedError
+from tqconvert.errors import RefusedError, UsageError
 from tqconvert.patches.change.chain import Chain, NewCommit, write_commits
 from tqconvert.patches.change.generated import with_generated
 from tqconvert.patches.change.move import carry_out, contents_of, operation, recover
@@ -58,7 +58,7 @@ def plan_apply(
 ) -> ApplyPlan:
     """Put the queue on the tree's base in memory, and compare with what is there.
 
-    Conflicts are in the plan. Raises RefusedError, NotFoundError, UnknownBaseError.
+    Conflicts are in the plan. Raises RefusedError, NotFoundError, UnknownBaseError, UsageError.
     """
     step = find_step(queue, to) if to else None
     now = look(repo, blobs)
@@ -72,6 +72,8 @@ def plan_apply(
     on_own = now.chain.links and now.work.head.ref
     if branch:
         ref = f"refs/heads/{branch}"
+        if repo.git.run("check-ref-format", "--branch", branch).returncode:
+            raise UsageError(f"--branch {branch!r}: not a name for a branch")
     elif on_own:
         ref = own_branch(str(now.work.head.ref))
     else:

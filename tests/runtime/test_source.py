@@ -118,6 +118,16 @@ def test_the_id_after_changes_is_that_of_the_changed_tree(tmp_path: Path) -> Non
     assert tree_id(hash_files(root)) == expected
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    """A pipe would be waited for without end, and Ctrl-C would not help."""
+    root = make_tree(tmp_path / "t")
+    files = hash_files(root)
+    os.mkfifo(root / "ggml/pipe")
+    (root / "ggml/gone").symlink_to("nowhere")
+    assert hash_files(root) == files
+
+
 def test_a_repository_tells_its_commit(tmp_path: Path) -> None:
     """And whether it has changes; the index is not rewritten."""
     root = make_tree(tmp_path / "llama.cpp")
@@ -129,6 +139,12 @@ def test_a_repository_tells_its_commit(tmp_path: Path) -> None:
     assert opened(root, tmp_path / "c").commit == head.stdout.strip()
     (root / "CMakeLists.txt").write_text("other")
     assert opened(root, tmp_path / "c").commit == f"{head.stdout.strip()}-dirty"
+    hook = tmp_path / "hook"
+    hook.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    hook.chmod(0o755)
+    subprocess.run(["git", "-C", root, "config", "core.fsmonitor", str(hook)], check=True)
+    assert opened(root, tmp_path / "c").commit == f"{head.stdout.strip()}-dirty"
+    assert not (tmp_path / "ran").exists()
     assert (root / ".git" / "index").read_bytes() == index
 
 

@@ -23,6 +23,7 @@ from tqconvert.errors import (
     ToolMissingError,
     UsageError,
 )
+from tqconvert.patches.git import Git
 from tqconvert.runtime.lock import held
 from tqconvert.runtime.tree import find_tree, hash_files, is_read, tree_id
 
@@ -217,13 +218,8 @@ def unpack_tree(archive: Path, target: Path) -> None:
 
 def _commit_of(root: Path, env: Mapping[str, str]) -> str | None:
     """The commit that is checked out where the tree is a repository, "-dirty" with changes."""
-    git = shutil.which("git", path=env.get("PATH"))
-    if git is None or not (root / ".git").exists():
+    if not (root / ".git").exists() or not shutil.which("git", path=env.get("PATH")):
         return None
-    clean = {k: v for k, v in env.items() if not k.startswith("GIT_")}
-    command = [git, "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
-    done = subprocess.run(
-        [*command, "--abbrev=40"], env={**clean, "GIT_OPTIONAL_LOCKS": "0"}, capture_output=True,
-        text=True, check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    return done.stdout.strip() or None if done.returncode == 0 else None
+    # A repository's own settings name programs to run (core.fsmonitor): they are not obeyed.
+    done = Git(root, env).run("describe", "--always", "--dirty", "--exclude=*", "--abbrev=40")
+    return os.fsdecode(done.stdout).strip() or None if done.returncode == 0 else None

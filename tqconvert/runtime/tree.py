@@ -50,12 +50,14 @@ def is_read_of_ollama(path: str) -> bool:
 
 
 def list_files(root: Path, wanted: Callable[[str], bool] = is_read) -> Iterator[str]:
-    """Paths, with slashes, of the files below `root` that a build reads."""
+    """Paths, with slashes, of the files below `root` that a build reads; no pipes, no links to nowhere."""
     for folder, names, files in os.walk(root):
         relative = os.path.relpath(folder, root).replace(os.sep, "/")
         prefix = "" if relative == "." else f"{relative}/"
         names[:] = sorted(n for n in names if wanted(f"{prefix}{n}/"))
-        yield from (prefix + n for n in files if wanted(prefix + n))
+        yield from (
+            prefix + n for n in files if wanted(prefix + n) and os.path.isfile(f"{folder}/{n}")
+        )
 
 
 def hash_files(root: Path, wanted: Callable[[str], bool] = is_read) -> dict[str, str]:

@@ -227,6 +227,48 @@ def test_a_tree_that_has_the_queue_already_is_built_as_it_is(shop: Shop, run_cli
     assert third["build"]["tree"] == first["build"]["tree"]
 
 
+def test_patches_on_a_branch_hide_no_release(shop: Shop, run_cli: Run) -> None:
+    """After `apply` HEAD has no tag: the release is told by the commit below. Edits are named."""
+    args = ("--patches", shop.patches)
+    assert run_cli("ollama-build", "apply", shop.legacy.ollama, *args)[0] == 0
+    source = ("--source", shop.legacy.ollama, "--dry-run")
+    assert build(run_cli, shop, *source)["release"] == "v0.99.0"
+    (shop.legacy.ollama / "main.go").write_text("package main // mine\n")
+    code, out, _ = run_cli("ollama-build", "build", *args, *source)
+    assert code == 0
+    assert "Ollama v0.99.0 " in out
+    assert "-dirty (" in out.splitlines()[0]
+
+
+def test_a_plain_tree_has_no_tags(shop: Shop, run_cli: Run) -> None:
+    """It would be built as it is, under the name of another release."""
+    shutil.rmtree(shop.legacy.ollama / ".git")
+    code, _, err = run_cli(
+        "ollama-build", "build", "--patches", shop.patches, "--source", shop.legacy.ollama,
+        "--tag", "v0.98.0", "--dry-run",
+    )  # fmt: skip
+    assert code == 2
+    assert "is no repository" in err
+
+
+def test_addresses_that_end_alike_are_kept_apart(shop: Shop, tmp_path: Path, run_cli: Run) -> None:
+    """A tag that was fetched from one is not the other's."""
+    for owner in ("one", "two"):
+        (tmp_path / owner).mkdir()
+        shutil.copytree(shop.legacy.ollama, tmp_path / owner / "ollama")
+    fork = tmp_path / "two" / "ollama"
+    (fork / "main.go").write_text("package main // fork\n")
+    git(fork, "commit", "-qam", "fork")
+    git(fork, "tag", "-f", "v0.99.0")
+    trees = {
+        build(
+            run_cli, shop, "--source", f"file://{tmp_path}/{owner}/ollama", "--tag", "v0.99.0", "--dry-run"
+        )["source"]["tree"]
+        for owner in ("one", "two")
+    }  # fmt: skip
+    assert len(trees) == 2
+
+
 def test_stock(shop: Shop, run_cli: Run) -> None:
     """The same source without anything of ours, to compare with: no patch, no manifest inside."""
     document = build(run_cli, shop, "--source", shop.legacy.ollama, "--stock")

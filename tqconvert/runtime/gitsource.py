@@ -1,9 +1,10 @@
 """Source out of git: a commit of a clone, or a tag of a public address, laid into the cache as plain files.
 
-CACHE/repos/NAME.git          bare clones of addresses; only the tags that were asked for are in them
+CACHE/repos/NAME-HASH.git     bare clones, one an address; only the tags that were asked for are in them
 CACHE/sources/NAME-COMMIT/    the files of a commit that a build reads
 """
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -42,7 +43,9 @@ def open_url(
     Raises NetworkError, NotFoundError, IntegrityError, StorageError.
     """
     name = url.rstrip("/").rpartition("/")[2].removesuffix(".git") or "source"
-    repo = cache / "repos" / f"{name}.git"
+    # A fork of the same name has tags of the same names.
+    own = hashlib.sha256(url.encode()).hexdigest()[:8]
+    repo = cache / "repos" / f"{name}-{own}.git"
     with held(repo.with_suffix(".lock"), f"fetch {name}"):
         if not (repo / "HEAD").is_file():
             _init(repo, env)
@@ -55,7 +58,7 @@ def open_url(
                     hint="run it once without --offline, or give --source DIR",
                 )
             note(f"fetching {tag} of {url}")
-            done = git.run("fetch", "--depth=1", "--no-tags", url, f"+{ref}:{ref}")
+            done = git.run("fetch", "--depth=1", "--no-tags", "--", url, f"+{ref}:{ref}")
             if done.returncode:
                 said = done.stderr.decode("utf-8", "replace").strip()
                 if "couldn't find remote ref" in said:

@@ -111,10 +111,15 @@ class Build:
     def version(self) -> str:
         """What a reader knows the source by."""
         return (
-            f"{self.source.commit[:9]} ({self.source.name})"
+            f"{short_commit(self.source.commit)} ({self.source.name})"
             if self.source.commit
             else self.source.name
         )
+
+
+def short_commit(commit: str) -> str:
+    """The beginning of a commit, and whether the tree differs from it."""
+    return commit[:9] + ("-dirty" if commit.endswith("-dirty") else "")
 
 
 def parse_build(text: str, name: str) -> Build:

@@ -71,6 +71,10 @@ def open_ollama(request: Request, note: Callable[[str], None]) -> Source:
         raise NotFoundError(
             f"{text}: no such folder", hint="give a clone or an unpacked tree of Ollama"
         )
+    if request.tag:
+        raise UsageError(
+            f"--tag {request.tag}: {text} is no repository (a plain tree is built as it is)"
+        )
     root = find_checkout(folder).root
     commit = None
     if is_repository(folder, request.env):
@@ -88,10 +92,21 @@ def _release(request: Request) -> str | None:
         return DEFAULT_TAG
     folder = Path(request.source).expanduser()
     if not is_url(request.source) and is_repository(folder, request.env):
-        done = Git(folder, request.env).run("describe", "--tags", "--exact-match", "--match=v*")
+        git = Git(folder, request.env)
+        done = git.run("describe", "--tags", "--exact-match", "--match=v*", _below(folder, request))
         if done.returncode == 0:
             return done.stdout.decode("utf-8", "replace").strip()
     return None
+
+
+def _below(folder: Path, request: Request) -> str:
+    """The commit that `apply` put patches on, HEAD where none are."""
+    from tqconvert.patches.change.chain import read_chain
+    from tqconvert.patches.change.repository import find_repository
+
+    repo = find_repository(folder, request.env)  # None for a bare one
+    done = repo and repo.branch_at("HEAD")
+    return read_chain(repo, done).base if repo and done else "HEAD"
 
 
 def _legacy(request: Request, patches: Path, source: Source, checkout: Checkout) -> Inputs:

@@ -231,9 +231,12 @@ def _going_to(plan: "BuildPlan") -> str:
 
 
 def _source_text(plan: "BuildPlan") -> str:
+    from tqconvert.runtime.manifest import short_commit
+
     source = plan.inputs.source
     name = f"Ollama {plan.inputs.release or ''}".rstrip() if plan.inputs.go else "llama.cpp"
-    return f"{name} {source.commit[:9] if source.commit else source.tree[:9]} ({source.name})"
+    version = short_commit(source.commit) if source.commit else source.tree[:9]
+    return f"{name} {version} ({source.name})"
 
 
 def _document(plan: "BuildPlan", built: "Built | None") -> dict[str, Any]:

@@ -462,3 +462,22 @@ def test_a_folder_that_cannot_be_written(release: Release, ours: Path) -> None:
     finally:
         folder.chmod(0o755)
     assert state_of(release.ollama) == before
+
+
+def test_filters_of_the_repository_are_not_run(
+    release: Release, ours: Path, tmp_path: Path
+) -> None:
+    """Attributes of a tree may name a filter, its `.git/config` a program: it never runs."""
+    mark = tmp_path / "ran"
+    write_tree(release.ollama, {".git/info/attributes": b"* filter=evil merge=evil diff=evil\n"})
+    for key in (
+        "filter.evil.clean",
+        "filter.evil.smudge",
+        "merge.evil.driver",
+        "diff.evil.textconv",
+    ):
+        git(release.ollama, "config", key, f"touch {mark}; cat")
+    git(release.ollama, "config", "filter.evil.required", "true")
+    put_on(release.ollama, ours)
+    unapply(repository(release.ollama))
+    assert not mark.exists()

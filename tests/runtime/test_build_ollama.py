@@ -52,7 +52,7 @@ import os, sys
 from pathlib import Path
 control, args = Path(os.environ["FAKE"]), sys.argv[1:]
 if args[0] == "env":
-    print("go1.26.0")
+    print("go1.26.0", *(os.environ.get(name, "") for name in args[2:]), sep="\\n")
     sys.exit()
 with (control / "calls").open("a") as f:
     print("go " + " ".join(args) + " PROXY=" + os.environ.get("GOPROXY", ""), file=f)
@@ -354,3 +354,13 @@ def test_the_manifest_survives_both_languages(tmp_path: Path) -> None:
     source.write_bytes(c_header(document))
     subprocess.run([compiler, "-Wall", "-Werror", "-c", source, "-o", output], check=True)
     assert find_manifest(output) == document
+
+
+def test_what_changes_go_code_makes_another_build(
+    shop: Shop, run_cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settings of Go that reach the compiler are a part of the build's id."""
+    args = ("--source", shop.legacy.ollama)
+    first = build(run_cli, shop, *args)
+    monkeypatch.setenv("GOAMD64", "v3")
+    assert build(run_cli, shop, *args)["id"] != first["id"]

@@ -33,6 +33,10 @@ _SETTINGS = (
 
 
 _BUFFER = 1 << 20
+_DRIVER = re.compile(
+    r"filter\..+\.(?:clean|smudge|process|required)|merge\..+\.driver|diff\..+\.(?:command|textconv)",
+    re.DOTALL,
+)
 
 _RESTRICTING = ("GIT_NO_LAZY_FETCH", "GIT_ALLOW_PROTOCOL")
 """What of git's own environment may come from the caller: it only takes network access away."""
@@ -57,6 +61,19 @@ class Git:
         }  # fmt: skip
         if ceiling:
             self.env["GIT_CEILING_DIRECTORIES"] = str(self.folder.parent.resolve())
+
+    def ignore_drivers(self) -> None:
+        """Keep programs that the repository's own configuration names from being run.
+
+        Attributes of a tree choose among filters, merge and diff drivers; what these run stands in
+        `.git/config`. Settings can be overridden by name only, so the names are read first.
+        """
+        found = self.run("config", "--local", "--includes", "--name-only", "--list", "-z")
+        names = dict.fromkeys(os.fsdecode(found.stdout).split("\0"))
+        for name in names:
+            if _DRIVER.fullmatch(name):
+                value = "false" if name.endswith(".required") else ""
+                self._command += ["-c", f"{name}={value}"]
 
     def run(
         self, *args: str, data: bytes | None = None, env: Mapping[str, str] | None = None

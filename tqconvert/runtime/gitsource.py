@@ -46,7 +46,7 @@ def open_url(
     # A fork of the same name has tags of the same names.
     own = hashlib.sha256(url.encode()).hexdigest()[:8]
     repo = cache / "repos" / f"{name}-{own}.git"
-    with held(repo.with_suffix(".lock"), f"fetch {name}"):
+    with held(repo.with_name(f"{repo.name}.lock"), f"fetch {name}"):
         if not (repo / "HEAD").is_file():
             _init(repo, env)
         git = Git(repo, env)
@@ -89,7 +89,7 @@ def open_commit(
         cache / "sources" / f"{repo.resolve().name.removesuffix('.git') or 'git'}-{commit[:16]}"
     )
     title = name or f"{repo} {rev}"
-    with held(folder.with_suffix(".lock"), title):
+    with held(folder.with_name(f"{folder.name}.lock"), title):
         files = _kept(folder, wanted) or _lay_out(git, commit, folder, wanted)
     return Source(folder / "tree", "git", title, files, commit=commit)
 
@@ -113,7 +113,7 @@ def _kept(folder: Path, wanted: Filter) -> dict[str, str] | None:
 
 
 def _lay_out(git: Git, commit: str, folder: Path, wanted: Filter) -> dict[str, str]:
-    partial = folder.with_suffix(".partial")
+    partial = folder.with_name(f"{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         write_commit(git, commit, partial / "tree", wanted)

@@ -11,6 +11,11 @@ from tqconvert.progress import Steps
 from tqconvert.runtime.process import output_of, require_program, run_logged
 from tqconvert.runtime.toolchain import Toolchain
 
+_OURS = ("GOFLAGS", "GOOS", "GOARCH")
+"""Variables that are kept from the build."""
+_SETTINGS = (
+    "GOFLAGS", "GOAMD64", "GOARM64", "GOEXPERIMENT", "CGO_LDFLAGS", "CGO_CPPFLAGS", "GOFIPS140",
+)  # fmt: skip
 _NEEDS = re.compile(r"go\.mod requires go >= (\S+)|requires go >= (\S+)")
 _OFFLINE = re.compile(
     r"module lookup disabled by GOPROXY=off|cannot find module providing|dial tcp|no such host"
@@ -28,13 +33,17 @@ class Go:
     program: str
     version: str
     """As `go env GOVERSION` gives it, such as go1.26.0."""
+    settings: tuple[str, ...] = ()
+    """`NAME=VALUE` of what else changes the output, from the environment or `go env -w`."""
 
 
 def find_go(env: Mapping[str, str]) -> Go:
     """The Go on PATH. Raises ToolMissingError."""
     program = require_program(env, "go")
-    version = output_of([program, "env", "GOVERSION"], {**env, "GOTOOLCHAIN": "local"}).strip()
-    return Go(program, version)
+    local = {**{k: v for k, v in env.items() if k not in _OURS}, "GOTOOLCHAIN": "local"}
+    version, *values = output_of([program, "env", "GOVERSION", *_SETTINGS], local).splitlines()
+    settings = (f"{k}={v}" for k, v in zip(_SETTINGS, values, strict=False) if v)
+    return Go(program, version.strip(), tuple(settings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +71,7 @@ def go_environment(
     program then replaces the functions of the libraries for one processor, which are faster.
     """
     # The user's own flags would change the build without being a part of its id.
-    kept = {
-        k: v
-        for k, v in env.items()
-        if not k.startswith("GIT_") and k not in ("GOFLAGS", "GOOS", "GOARCH")
-    }
+    kept = {k: v for k, v in env.items() if not k.startswith("GIT_") and k not in _OURS}
     mapped = f"-O2 -ffile-prefix-map={tree}=."
     return {
         **kept, "LC_ALL": "C", "CGO_ENABLED": "1", "CC": chain.cc, "CXX": chain.cxx, "GOTOOLCHAIN": "local", "GOWORK": "off",

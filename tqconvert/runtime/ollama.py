@@ -112,7 +112,7 @@ def _below(folder: Path, request: Request) -> str:
 def _legacy(request: Request, patches: Path, source: Source, checkout: Checkout) -> Inputs:
     queue = read_queue(checkout, patches)
     files = Files(folder_reader(source.root))
-    _require_release(queue, files, patches)
+    _require_release(queue, files, patches, request)
     used = _complete(queue, files, stock=request.stock)
     _regenerate(files)
     changes = dict(files.changes())
@@ -138,6 +138,8 @@ def _modern(
     request: Request, patches: Path, note: Callable[[str], None], source: Source, checkout: Checkout
 ) -> Inputs:  # fmt: skip
     llama = _open_llama_cpp(request, checkout, note)
+    if llama.kind != "git":
+        note(f"llama.cpp: {llama.name} is taken for {checkout.base}; nothing tells whether it is")
     go_queue = read_queue(checkout, patches)
     queue = read_queue(find_checkout(llama.root), patches, ollama=checkout)
     files, go_files = Files(folder_reader(llama.root)), Files(folder_reader(source.root))
@@ -212,14 +214,31 @@ def _holds(files: Files, queue: Queue, count: int) -> bool:
     return len(reverse_steps(files.copy(), steps, queue.checkout.layout)) == count
 
 
-def _require_release(queue: Queue, files: Files, patches: Path) -> None:
-    """Raise IntegrityError for a legacy tree that is neither a release nor one with all of the queue."""
+def _require_release(queue: Queue, files: Files, patches: Path, request: Request) -> None:
+    """Raise IntegrityError for a legacy tree that is neither a release nor one with all of the queue.
+
+    Of a release that a lock knows every vendored file is compared (L1 to L3 of `verify`).
+    """
     from tqconvert.patches.tree.findings import find_problems
     from tqconvert.patches.tree.state import read_state
+    from tqconvert.patches.verify.verify import verify
 
+    state = read_state(queue, patches)
     if _holds(files, queue, len(queue.steps)) or _holds(files, queue, len(queue.upstream)):
+        if state.source is None or state.source.lock is None:
+            return
+        checks = verify(state, patches, request.env, level=3)
+        wrong = [
+            f for c in checks if c.level in ("L1", "L2", "L3") and c.ok is False for f in c.findings
+        ]
+        if wrong and not request.allow_edits:
+            more = f" (and {len(wrong) - 1} findings more)" if len(wrong) > 1 else ""
+            raise IntegrityError(
+                f"{queue.checkout.root}: not as released: {wrong[0]}{more}",
+                hint="--allow-edits builds it as it is",
+            )
         return
-    problems = find_problems(read_state(queue, patches))
+    problems = find_problems(state)
     first = problems[0].text if problems else f"{len(queue.upstream)} patches do not come off"
     more = f" (and {len(problems) - 1} findings more)" if len(problems) > 1 else ""
     raise IntegrityError(

@@ -46,6 +46,8 @@ class Request:
     """A folder to use instead of our own `ollama_patches`."""
     stock: bool = False
     """Build the source without our patches, to compare with."""
+    allow_edits: bool = False
+    """Build a legacy release whose vendored files were edited."""
     offline: bool = False
 
 

@@ -2,18 +2,17 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tqconvert.cli.ollama_build import build_text
 from tqconvert.cli.ollama_build.options import PatchesOpt
 from tqconvert.cli.options import DryRunOpt, JsonOpt, OfflineOpt, QuietOpt, settings
-from tqconvert.cli.output import Output, table
+from tqconvert.cli.output import Output
 from tqconvert.errors import UsageError
 
 if TYPE_CHECKING:
-    from tqconvert.runtime.build import BuildPlan, Built
-    from tqconvert.runtime.manifest import Build
     from tqconvert.runtime.request import Request, Target
 
 
@@ -52,6 +51,10 @@ def build(
     ] = False,
     stock: Annotated[
         bool, typer.Option("--stock", help="Ollama without our patches, to compare with.")
+    ] = False,
+    allow_edits: Annotated[
+        bool,
+        typer.Option("--allow-edits", help="Also a release whose vendored llama.cpp was edited."),
     ] = False,
     cmake_arg: Annotated[
         list[str] | None,
@@ -114,6 +117,7 @@ def build(
         cmake_args=tuple(_checked(x) for x in cmake_arg or ()),
         patches=patches.expanduser().absolute() if patches else None,
         stock=stock,
+        allow_edits=allow_edits,
         offline=loaded.offline,
     )
     if dry_run and _unfetched(request):
@@ -123,9 +127,10 @@ def build(
     built = None
     if not dry_run:
         if not plan.existing:
-            out.note(_going_to(plan))
+            out.note(build_text.going_to(plan))
         built = apply_build(plan, jobs=jobs or default_jobs(), steps=out.steps("build"))
-    out.result(_document(plan, built), _text(plan, built), str(plan.folder))
+    document, text = build_text.document(plan, built), build_text.text(plan, built)
+    out.result(document, text, str(plan.folder))
 
 
 def _target_of(source: str | None, tag: str | None) -> "Target":
@@ -186,7 +191,7 @@ def whatis(
         "as_released": released,
     }
     out = Output("ollama-build.whatis", json=json, quiet=quiet)
-    text = _about(build)
+    text = build_text.about(build)
     if build.upstream:
         known = f"as released in {released}" if released else "not those of a known release"
         text += f"\n  Ollama's {len(build.upstream)} patches: {known}"
@@ -219,86 +224,6 @@ def _announce_fetch(request: "Request", out: Output) -> None:
     steps = [f"fetch {PINNED} into {pinned_archive(request.cache).parent}", "patch and compile it"]
     document = {"dry_run": True, "fresh": None, "id": None, "steps": steps}
     out.result(document, "\n".join(f"would {step}" for step in steps))
-
-
-def _going_to(plan: "BuildPlan") -> str:
-    inputs = plan.inputs
-    upstream = f"{len(inputs.upstream)} of Ollama's patches, " if inputs.upstream else ""
-    return (
-        f"building {_source_text(plan)} with {upstream}{len(inputs.patches)} patches and "
-        f"{len(inputs.new_files)} new files in {plan.work}"
-    )
-
-
-def _source_text(plan: "BuildPlan") -> str:
-    from tqconvert.runtime.manifest import short_commit
-
-    source = plan.inputs.source
-    name = f"Ollama {plan.inputs.release or ''}".rstrip() if plan.inputs.go else "llama.cpp"
-    version = short_commit(source.commit) if source.commit else source.tree[:9]
-    return f"{name} {version} ({source.name})"
-
-
-def _document(plan: "BuildPlan", built: "Built | None") -> dict[str, Any]:
-    build = built.runtime.build if built else plan.existing.build if plan.existing else None
-    inputs = plan.inputs
-    return {
-        "dry_run": built is None,
-        "fresh": built.fresh if built else plan.existing is None,
-        "id": plan.id,
-        "folder": str(plan.folder),
-        "target": plan.request.target,
-        "release": inputs.release,
-        "base": inputs.base,
-        "source": {
-            "kind": inputs.source.kind, "name": inputs.source.name, "tree": inputs.source.tree,
-            "commit": inputs.source.commit,
-        },
-        "upstream": [p.name for p in inputs.upstream],
-        "patches": [p.name for p in inputs.patches],
-        "flags": list(inputs.flags),
-        "build": {k: v for k, v in build.to_json().items() if k != "schema"} if build else None,
-    }  # fmt: skip
-
-
-def _text(plan: "BuildPlan", built: "Built | None") -> str:
-    if built is None:
-        verb = "is built already in" if plan.existing else "would be built in"
-        text = f"{_source_text(plan)} {verb} {plan.folder}"
-        lines = [f"  patch {p.name} applies" for p in plan.inputs.patches]
-        if plan.inputs.upstream:
-            lines.insert(
-                0, f"  {len(plan.inputs.upstream)} patches of Ollama's are in it, unchanged"
-            )
-        return "\n".join([text, *lines])
-    build = built.runtime.build
-    assert build is not None
-    how = f"built in {build.seconds:.0f} s" if built.fresh else "there already"
-    return f"{plan.folder}: {how}\n{_about(build)}"
-
-
-def _about(build: "Build") -> str:
-    """The manifest for people."""
-    compiler = f"{build.compiler['cxx']}, {build.compiler['generator']}"
-    if go := build.compiler.get("go"):
-        compiler = f"{go}, {compiler}"
-    new = f"{len(build.new_files)} new files"
-    names = ", ".join(p.name.removesuffix(".patch") for p in build.patches) or "none"
-    name = "Ollama" if build.target == "ollama" else "llama.cpp"
-    rows = [("source", f"{name} {build.release or build.version}, tree {build.source.tree[:12]}")]
-    if build.upstream:
-        rows.append(
-            ("upstream", f"llama.cpp {build.base} with {len(build.upstream)} patches of Ollama's")
-        )
-    if part := build.llama_cpp:
-        rows.append(("llama.cpp", f"{part.source.name}, tree {part.tree[:12]}"))
-    rows += [
-        ("patches", f"{names}; {new}; tree {build.tree[:12]}"),
-        ("compiler", f"{compiler}, {build.variant}"),
-        ("built", f"{build.date} by {build.tool}" if build.date else f"by {build.tool}"),
-        ("programs", ", ".join(p.name for p in build.programs)),
-    ]
-    return table([(k, v) for k, v in rows if v], indent=2)
 
 
 COMMANDS = (build, whatis)

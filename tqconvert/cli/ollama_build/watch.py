@@ -87,7 +87,7 @@ def _document(clone: Path, found: "Watched") -> dict[str, Any]:
 
 def _text(clone: Path, found: "Watched") -> str:
     if not found.releases and not found.not_in_clone:
-        return f"{clone}: nothing newer than {found.since}"
+        return f"{clone}: has nothing newer than {found.since} (--fetch asks its remote)"
     lines = [f"{clone}: {len(found.releases)} releases after {found.since}"]
     rows: list[tuple[str, ...]] = []
     for release in found.releases:

@@ -59,6 +59,7 @@ class Repository:
 
     def __init__(self, root: Path, git: Git, git_dir: Path, common_dir: Path) -> None:
         self.root, self.git, self.git_dir, self.common_dir = root, git, git_dir, common_dir
+        git.ignore_drivers()
 
     def work(self) -> Work:
         """What is changed. Raises NotFoundError for a repository without a commit."""

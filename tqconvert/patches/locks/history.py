@@ -26,9 +26,8 @@ class Commit:
         ids = done.stdout.decode().split()
         if done.returncode or len(ids) != 2:
             raise NotFoundError(
-                f"{git.folder}: has no commit {revision}",
-                hint=f"git -C {git.folder} fetch --depth=1 "
-                f"https://github.com/ggml-org/llama.cpp {revision}",
+                f"{git.folder}: has no commit {revision}, or is no repository",
+                hint=f"git -C {git.folder} fetch --tags, or name a commit that it has",
             )
         self.id, self.tree = ids
         rows = git.text_of("ls-tree", "-r", "-z", "--full-tree", self.id).split("\0")

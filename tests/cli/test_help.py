@@ -39,7 +39,7 @@ QUEUE = (
 )  # fmt: skip
 
 
-METAL = ("names",)
+METAL = ("names", "lint", "check", "gpu", "bench")
 
 
 def test_commands_stand_in_the_order_of_the_work() -> None:

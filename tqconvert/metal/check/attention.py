@@ -12,6 +12,7 @@ from tqconvert.metal.launch import Launch
 
 _CELLS_VEC, _CELLS, _QUERIES = 32, 64, 8
 _WORKGROUPS = 32
+_PLAIN = {"f16": np.float16, "f32": np.float32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,15 @@ VECTORS = (
     Shape("q8_0", 64, 4, 2, 333, 3), Shape("q8_0", 128, 4, 2, 2048, 1),
     Shape("q8_0", 128, 4, 2, 512, 4, "_q4_ne4"), Shape("q8_0", 256, 2, 1, 300, 1),
     Shape("q4_0", 128, 4, 4, 256, 1), Shape("q5_1", 64, 2, 2, 128, 2),
+    Shape("q4_1", 96, 2, 1, 100, 1), Shape("q5_0", 32, 2, 2, 64, 2), Shape("f32", 64, 2, 1, 100, 1),
+    Shape("f16", 192, 2, 1, 64, 1), Shape("f16", 512, 2, 1, 128, 1),
 )  # fmt: skip
 TILES = (
     Shape("f16", 64, 4, 2, 200, 24), Shape("f16", 128, 2, 1, 256, 20), Shape("f16", 256, 2, 2, 128, 32),
     Shape("q8_0", 64, 2, 1, 192, 20), Shape("q8_0", 128, 4, 2, 334, 24), Shape("q4_0", 128, 2, 2, 128, 32),
+    Shape("q4_1", 96, 2, 2, 64, 24), Shape("q5_0", 64, 2, 1, 100, 24), Shape("q5_1", 32, 2, 2, 64, 24),
+    Shape("f32", 64, 2, 1, 100, 24), Shape("f16", 40, 2, 1, 64, 24), Shape("f16", 80, 2, 1, 64, 24),
+    Shape("f16", 112, 2, 2, 64, 24), Shape("f16", 192, 2, 1, 64, 24), Shape("f16", 512, 1, 1, 64, 24),
 )  # fmt: skip
 
 
@@ -79,9 +85,10 @@ class _Problem:
 
 def _problem(b: Bench, s: Shape) -> _Problem:
     q = b.normal(s.heads, s.n_q, s.size)
-    if s.type == "f16":
-        k, v = (b.normal(s.kv_heads, s.n_kv, s.size, dtype=np.float16) for _ in range(2))
-        kf, vf, item = k, v, 2
+    if s.type in _PLAIN:
+        t = _PLAIN[s.type]
+        k, v = (b.normal(s.kv_heads, s.n_kv, s.size, dtype=t) for _ in range(2))
+        kf, vf, item = k, v, k.itemsize
     else:
         f = format_of(s.type)
         k, v = (f.quantize(b.normal(s.kv_heads * s.n_kv, s.size)) for _ in range(2))
@@ -179,7 +186,7 @@ def tiles(b: Bench) -> Iterator[Case]:
 def tile(b: Bench, s: Shape) -> Case:
     """A case of one shape; the launch is as the host makes it, also where a GPU would refuse it."""
     p = _problem(b, s)
-    simdgroups, quantized = 8 if s.size >= 512 else 4, s.type != "f16"
+    simdgroups, quantized = 8 if s.size >= 512 else 4, s.type not in _PLAIN
     launches, arrays = _pad(b, p, _CELLS)
     blocks = -(-s.n_kv // _CELLS), -(-s.n_q // _QUERIES)
     fields = {k: v for k, v in p.args.items() if k[:3] in ("ne3", "nb3") and k != "ne3"}

@@ -53,6 +53,11 @@ KNOWN: tuple[Known, ...] = (
         ("threadgroup_out_of_bounds", "uninitialised_threadgroup_read"), _FA_VEC,
         "fa_vec_common.metal", "clears more than its part of the output, at the end beyond it",
     ),
+    Known(
+        ("uninitialised_threadgroup_read", "device_out_of_bounds"),
+        r"^kernel_flash_attn_ext_(f16|f32|q\d_\d)_dk", "fa_common.metal",
+        "reads V and its sums up to a multiple of 64 columns, behind a shorter head, and drops them",
+    ),
 )  # fmt: skip
 
 

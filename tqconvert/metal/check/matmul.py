@@ -139,14 +139,17 @@ def matrix(b: Bench) -> Iterator[Case]:
     """Weights of each format times a matrix: whole tiles, and tiles that are cut."""
     for name in (*_PLAIN, *FORMATS):
         yield _matrix(b, name, 128, 64, 512)
+    for name in ("f32", "f16", *FORMATS):
+        yield _matrix(b, name, 64, 32, 256, inputs="f16")
     for name in ("f16", "q8_0", "q4_K"):
         yield _matrix(b, name, 70, 37, 512)
     yield _matrix(b, "f16", 70, 37, 200)
 
 
-def _matrix(b: Bench, name: str, rows: int, n: int, columns: int) -> Case:
+def _matrix(b: Bench, name: str, rows: int, n: int, columns: int, *, inputs: str = "f32") -> Case:
     w, values, size = _weights(b, name, rows, columns)
-    x, y = b.normal(n, columns), np.zeros((n, rows), np.float32)
+    x = b.normal(n, columns, dtype=_PLAIN[inputs])
+    y = np.zeros((n, rows), np.float32)
     cut = rows % 64 != 0 or n % 32 != 0
     args = b.args(
         "mul_mm", shape("0", (rows, columns), size, row=w.shape[1] * w.itemsize), dims("1", x),
@@ -154,7 +157,7 @@ def _matrix(b: Bench, name: str, rows: int, n: int, columns: int) -> Case:
     )  # fmt: skip
     constants = {"FC_mul_mm_bc_inp": columns % 32 != 0, "FC_mul_mm_bc_out": cut,
                  "FC_mul_mm_ne12": 1, "FC_mul_mm_ne13": 1, "FC_mul_mm_r2": 1, "FC_mul_mm_r3": 1}  # fmt: skip
-    kernel = f"kernel_mul_mm_{name}_f32"
+    kernel = f"kernel_mul_mm_{name}_{inputs}"
     launch = b.launch(
         kernel, "args w x y", (-(-n // 32), -(-rows // 64), 1), (32, 4, 1),
         8192 if cut else 6144, **b.known(**constants),
@@ -166,7 +169,9 @@ def _matrix(b: Bench, name: str, rows: int, n: int, columns: int) -> Case:
 
 def experts(b: Bench) -> Iterator[Case]:
     """Each token times the weights of the experts that it chose."""
-    for name in ("f32", "f16", "q4_0", "q8_0", "q4_K", "q6_K"):
+    for name in (*_PLAIN, *FORMATS):
+        if f"kernel_mul_mv_id_{name}_f32{'_4' if name in _PLAIN else ''}" not in b.names:
+            continue
         rows, columns, n_expert, used, tokens = 16, 512, 4, 2, 5
         w, values, size = _weights(b, name, rows * n_expert, columns)
         x = b.normal(tokens, 1, columns)
@@ -186,7 +191,7 @@ def experts(b: Bench) -> Iterator[Case]:
         each = r0 if plain or name == "q8_0" else r0 * sg
         launch = b.launch(
             kernel, "args w x y ids", (-(-rows // each), 1, used * tokens), (32, sg, 1),
-            128 * r0, **b.known(**constants),
+            max(128 * r0, _SHARED.get(name, 0)), **b.known(**constants),
         )  # fmt: skip
         experts_ = values.reshape(n_expert, rows, columns).astype(np.float64)
         want = np.einsum("turc,tc->tur", experts_[ids], x[:, 0].astype(np.float64))
@@ -194,4 +199,39 @@ def experts(b: Bench) -> Iterator[Case]:
         yield Case(kernel, (launch,), arrays, "y", want, 1e-4)
 
 
-FAMILIES = (vector, vector_cut, few_vectors, matrix, experts)
+def expert_tiles(b: Bench) -> Iterator[Case]:
+    """The same by tiles, tokens sorted by expert first."""
+    n_expert, used, tokens, rows, columns = 4, 2, 45, 70, 256
+    for name in (*_PLAIN, *FORMATS):
+        w, values, size = _weights(b, name, n_expert * rows, columns)
+        x = b.normal(tokens, 1, columns)
+        ids = np.stack([b.rng.permutation(n_expert)[:used] for _ in range(tokens)]).astype(np.int32)
+        y = np.zeros((tokens, used, rows), np.float32)
+        row = w.shape[1] * w.itemsize
+        weights = shape("0", (n_expert, rows, columns), size, row=row)
+        map_args = b.args(
+            "mul_mm_id_map0", weights, dims("1", x), ne21=tokens, ne20=used, nb21=ids.strides[0]
+        )
+        args = b.args(
+            "mul_mm_id", weights, dims("1", x), dims("", y), ne20=used, ne21=tokens, r2=1, r3=1
+        )
+        sort = b.launch(
+            f"kernel_mul_mm_id_map0_ne20_{used}", "map_args ids counts places", (1, 1, 1),
+            (n_expert, 1, 1), n_expert * used * 2,
+        )  # fmt: skip
+        kernel = f"kernel_mul_mm_id_{name}_f32"
+        amax = " x" if "FC_mul_mm_id_amax" in b.constants else ""
+        product = b.launch(
+            kernel, f"args w x counts places y{amax}", (2, 2, n_expert), (128, 1, 1), 8192,
+            **b.known(FC_mul_mm_bc_inp=0, FC_mul_mm_id_amax=0),
+        )  # fmt: skip
+        experts_ = values.reshape(n_expert, rows, columns).astype(np.float64)
+        want = np.einsum("turc,tc->tur", experts_[ids], x[:, 0].astype(np.float64))
+        arrays = {
+            "args": args, "map_args": map_args, "w": w, "x": x, "y": y, "ids": ids,
+            "counts": np.zeros(n_expert, np.int32), "places": np.zeros((n_expert, tokens), np.int32),
+        }  # fmt: skip
+        yield Case(kernel, (sort, product), arrays, "y", want, F16)
+
+
+FAMILIES = (vector, vector_cut, few_vectors, matrix, experts, expert_tiles)

@@ -287,4 +287,4 @@ def _text(queue: "Queue", plan: "ApplyPlan", head: str, *, dry_run: bool) -> str
     return f"{root}: {counted(len(fits))} {verb}, {counted(len(plan.changes), 'file')}\n  {', '.join(parts)}; {where}"
 
 
-COMMANDS = (apply, unapply, abort)
+COMMANDS = (apply, unapply)

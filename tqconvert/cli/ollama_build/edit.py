@@ -90,9 +90,9 @@ def refresh(
     \b
     Writes: patch files, the tree's git repository.
     -q prints the patch files that were written.
-    Exit codes: 0 taken in, or nothing was changed, 3 a later patch does not go on,
-    nothing was written, 5 no such tree, 6 the change does not fit, 7 locked, 8 no
-    git, 9 disk.
+    Exit codes: 0 taken in, or nothing was changed, 3 a later patch does not go
+    on, nothing was written, 5 no such tree, 6 the change does not fit, 7
+    locked, 8 no git, 9 disk.
     """
     from tqconvert.errors import ConflictError
     from tqconvert.patches.change.refresh import refresh as take_in
@@ -152,9 +152,9 @@ def import_(
     \b
     Writes: a patch file and the series.
     -q prints the patch file.
-    Exit codes: 0 taken in, 2 usage, 3 it does not go on, or a later patch does not,
-    4 not a text diff, 5 no such file or commit, 6 the name is taken, 7 locked, 8 no
-    git, 9 disk.
+    Exit codes: 0 taken in, 2 usage, 3 it does not go on, or a later patch does
+    not, 4 not a text diff, 5 no such file or commit, 6 the name is taken, 7
+    locked, 8 no git, 9 disk.
     """
     from tqconvert.errors import ConflictError
     from tqconvert.patches.change.import_patch import Wish, import_patch
@@ -202,9 +202,9 @@ def export(
     \b
     Writes: patch files, the tree's git repository; nothing with --check.
     -q prints the patch files that were written, with --check the patches.
-    Exit codes: 0 nothing differs, or written, 1 --check found a difference, 5 no
-    such tree, 6 nothing applied, or a commit that is no patch, 7 locked, 8 no git,
-    9 disk.
+    Exit codes: 0 nothing differs, or written, 1 --check found a difference, 5
+    no such tree, 6 nothing applied, or a commit that is no patch, 7 locked, 8
+    no git, 9 disk.
     """
     from tqconvert.patches.change.export import check_export
     from tqconvert.patches.change.export import export as write

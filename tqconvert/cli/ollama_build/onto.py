@@ -140,7 +140,7 @@ def bisect_base(
     \b
     Examples:
       tqconvert ollama-build bisect-base b7437..b9000 --git ../llama.cpp
-      tqconvert ollama-build bisect-base OLD..NEW --git ../llama.cpp --tree ../ollama
+      tqconvert ollama-build bisect-base b1..b9 --git ../lc --tree ../ollama
 
     \b
     Writes: nothing.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tqconvert.cli.ollama_build.change import conflict_rows, conflicts_json, counted
+from tqconvert.cli.ollama_build.change import abort, conflict_rows, conflicts_json, counted
 from tqconvert.cli.ollama_build.options import (
     OllamaOpt,
     PatchesOpt,
@@ -117,8 +117,8 @@ def continue_(
     \b
     Writes: the git repository, patch files.
     -q prints the commit, or the folder that waits.
-    Exit codes: 0 done, 3 the next conflict waits, or something is unresolved, 6 no
-    rebase waits, 7 locked, 8 no git, 9 disk.
+    Exit codes: 0 done, 3 the next conflict waits, or something is unresolved, 6
+    no rebase waits, 7 locked, 8 no git, 9 disk.
     """
     from tqconvert.patches.change.rebase_end import go_on
     from tqconvert.patches.change.repository import require_repository
@@ -147,8 +147,8 @@ def skip(
     \b
     Writes: the git repository, patch files at the end.
     -q prints the commit, or the folder that waits.
-    Exit codes: 0 done, 2 no reason, 3 the next conflict waits, 6 no rebase waits, 7
-    locked, 8 no git, 9 disk.
+    Exit codes: 0 done, 2 no reason, 3 the next conflict waits, 6 no rebase
+    waits, 7 locked, 8 no git, 9 disk.
     """
     from tqconvert.patches.change.rebase_end import skip as leave_out
     from tqconvert.patches.change.repository import require_repository
@@ -215,4 +215,4 @@ def _plan_text(root: Path, plan: "RebasePlan") -> str:
     return f"{text}\n{table(conflict_rows(conflicts), indent=2)}" if conflicts else text
 
 
-COMMANDS = (rebase, continue_, skip)
+COMMANDS = (rebase, continue_, skip, abort)

@@ -107,9 +107,9 @@ def status(
     Writes: nothing.
     -q prints the number of applied patches, Ollama's and ours: `34/34 0/8`; with
     --onto how many have which verdict.
-    Exit codes: 0 as expected, 1 problems, or with --onto a patch that does not go
-    on as it is, 2 usage, 4 a patch or a lock is not valid, 5 no such tree or base,
-    or of a release that is not known, 8 git is missing, 9 unreadable.
+    Exit codes: 0 as expected, 1 problems, or with --onto a patch that does not
+    go on as it is, 2 usage, 4 a patch or a lock is not valid, 5 no such tree or
+    base, or of a release that is not known, 8 git is missing, 9 unreadable.
     """  # noqa: D301 - \b keeps Typer from joining lines
     from tqconvert.cli.ollama_build.show_text import state_document, state_text
     from tqconvert.patches.tree.findings import exit_code, find_problems

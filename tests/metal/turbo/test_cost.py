@@ -34,24 +34,17 @@ def test_counts_by_hand(workshop: Workshop, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dim", [128, 256, 512])
-@pytest.mark.parametrize("kind", ["turbo2", "turbo3", "turbo4"])
 def test_decoding_costs_less_memory_and_little_more_work(
-    workshop: Workshop, upstream: Path, kind: str, dim: int
+    workshop: Workshop, upstream: Path, dim: int
 ) -> None:
-    """At most half of q8_0's bytes and 1.3 of its operations."""
-    found = compare(workshop, METAL, upstream, kind, dim)
-    assert found.bytes_ratio <= BYTES_BAR
-    assert found.arithmetic_ratio <= ARITHMETIC_BAR
-
-
-@pytest.mark.slow
-def test_readme_states_the_ratios(workshop: Workshop, upstream: Path) -> None:
-    """The table of costs in the README is what is measured, to two digits."""
+    """At most half of q8_0's bytes and 1.3 of its operations; at 128 what the README's table says."""
     text = (METAL / "README.md").read_text("utf-8")
-    for kind in ("turbo2", "turbo3", "turbo4"):
-        row = re.search(rf"^\| `{kind}` \| (\S+) \| (\S+) \|$", text, re.MULTILINE)
-        assert row
-        found = compare(workshop, METAL, upstream, kind, 128)
-        assert abs(found.bytes_ratio - float(row[1])) < 0.01
-        # compilers differ a little in what they leave of a loop
-        assert abs(found.arithmetic_ratio - float(row[2])) < 0.15
+    for found in compare(workshop, METAL, upstream, dim):
+        assert found.bytes_ratio <= BYTES_BAR
+        assert found.arithmetic_ratio <= ARITHMETIC_BAR
+        if dim == 128:
+            row = re.search(rf"^\| `{found.type}` \| (\S+) \| (\S+) \|$", text, re.MULTILINE)
+            assert row
+            assert abs(found.bytes_ratio - float(row[1])) < 0.01
+            # compilers differ a little in what they leave of a loop
+            assert abs(found.arithmetic_ratio - float(row[2])) < 0.15

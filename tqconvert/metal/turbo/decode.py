@@ -8,6 +8,7 @@ from typing import Any
 from tqconvert.metal.build import Unit, Workshop
 from tqconvert.metal.kargs import Struct, pack, parse_structs
 from tqconvert.metal.launch import Launch, slots
+from tqconvert.metal.turbo.cases import TURBO
 from tqconvert.metal.turbo.check import OWN
 from tqconvert.metal.turbo.cost import Cost, measure
 
@@ -42,9 +43,9 @@ class Comparison:
 
 
 def compare(
-    workshop: Workshop, metal: Path, upstream: Path, type_name: str, dim: int, *, n_kv: int = 1024
-) -> Comparison:
-    """The costs of a cache of `type_name` on both sides and of q8_0. Raises what compiling raises."""
+    workshop: Workshop, metal: Path, upstream: Path, dim: int, *, n_kv: int = 1024
+) -> list[Comparison]:
+    """The costs of each turbo type, on both sides, and of q8_0. Raises what compiling raises."""
     structs = parse_structs(upstream / "ggml-metal-impl.h")
     includes = (metal, upstream, upstream / "kernels", upstream.parent)
 
@@ -53,8 +54,9 @@ def compare(
         unit = Unit(path, includes, keep=f"^{launch.kernel}$", checked=False)
         return measure(workshop, unit, launch, arrays)
 
-    theirs = upstream / "kernels" / "fa_vec_q8_0.metal"
-    return Comparison(type_name, dim, cost(type_name, metal / f"{OWN}.metal"), cost("q8_0", theirs))
+    theirs = cost("q8_0", upstream / "kernels" / "fa_vec_q8_0.metal")
+    ours = metal / f"{OWN}.metal"
+    return [Comparison(t, dim, cost(t, ours), theirs) for t in TURBO]
 
 
 def _decode(

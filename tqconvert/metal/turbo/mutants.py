@@ -17,9 +17,9 @@ from tqconvert.metal.turbo.cases import AttentionCase, Case, RowsCase, Transform
 from tqconvert.metal.turbo.check import OWN, check_turbo, own_sources
 
 _ATTENTION, _MAIN, _TABLES = f"{OWN}-attention.h", f"{OWN}.metal", f"{OWN}-tables.h"
+_VEC, _TILED = f"{OWN}-vec.h", f"{OWN}-tiled.h"
 _BINARY64 = f"{OWN}-binary64.h"
 _BARRIER = re.compile(r"\b(?:threadgroup|simdgroup)_barrier\(mem_flags::mem_threadgroup\);")
-_TILED = "void kernel_turbo_fa("
 _COMMENT = re.compile(r"//[^\n]*")
 _NO_CODE = re.compile(
     r"\s*(#|template|static_assert|typedef|TURBO_|for \(short p = 0; p < 4)|.*\\$"
@@ -64,24 +64,24 @@ class Verdict:
 
 
 _PLANTED = (
-    ("key position off by one", _ATTENTION, "(8*outer + inner)*PK + yk,", "(8*outer + inner)*PK + yk + 1,"),
-    ("last position left out", _ATTENTION, "mine < args.ne11;", "mine < args.ne11 - 1;"),
-    ("one position too many", _ATTENTION, "mine < args.ne11;", "mine <= args.ne11;"),
-    ("keys read behind the end", _ATTENTION, "PK + yk, last)", "PK + yk, last + 1)"),
-    ("rows of another query", _ATTENTION, "q += iq1*args.nb01", "q += (iq1 + 1)*args.nb01"),
-    ("head of another group", _ATTENTION, "iq2/(args.ne02/args.ne_12_2)", "iq2%args.ne_12_2"),
-    ("mask of the next row", _ATTENTION, "(mask + (iq1 + j)*args.nb31", "(mask + (iq1 + j + 1)*args.nb31"),
-    ("tiled: last position left out", _ATTENTION, "first + lane < args.ne11 &&", "first + lane < args.ne11 - 1 &&"),
-    ("values weighed by their neighbour", _ATTENTION, "c%PK*NK + c/PK", "(c%PK*NK + c/PK + 1)%32"),
-    ("codebook of K for V", _ATTENTION, "V::load(row, xv%TURBO_LANES, levels + 16", "V::load(row, xv%TURBO_LANES, levels"),
+    ("key position off by one", _VEC, "(8*outer + inner)*PK + yk,", "(8*outer + inner)*PK + yk + 1,"),
+    ("last position left out", _VEC, "mine < args.ne11;", "mine < args.ne11 - 1;"),
+    ("one position too many", _VEC, "mine < args.ne11;", "mine <= args.ne11;"),
+    ("keys read behind the end", _VEC, "PK + yk, last)", "PK + yk, last + 1)"),
+    ("rows of another query", _VEC, "q += iq1*args.nb01", "q += (iq1 + 1)*args.nb01"),
+    ("head of another group", _VEC, "iq2/(args.ne02/args.ne_12_2)", "iq2%args.ne_12_2"),
+    ("mask of the next row", _TILED, "(mask + (iq1 + j)*args.nb31", "(mask + (iq1 + j + 1)*args.nb31"),
+    ("tiled: last position left out", _TILED, "first + lane < args.ne11 &&", "first + lane < args.ne11 - 1 &&"),
+    ("values weighed by their neighbour", _VEC, "c%PK*NK + c/PK", "(c%PK*NK + c/PK + 1)%32"),
+    ("codebook of K for V", _VEC, "V::load(row, xv%TURBO_LANES, levels + 16", "V::load(row, xv%TURBO_LANES, levels"),
     ("nibbles swapped", _ATTENTION, "levels[u & 15];", "levels[u >> 4 & 15];"),
     ("third bit of the other half", _ATTENTION, "n%4 + 4*i)", "n%4 + 4*(1 - i))"),
-    ("sinks in every workgroup", _ATTENTION, "turbo_has_sinks && iwg == 0 &&", "turbo_has_sinks &&"),
-    ("old sums not shrunk", _ATTENTION, "sum[n] *= shrink;", "sum[n] *= 1;"),
-    ("undefined values behind the mask", _ATTENTION, "p > 0 ? p*factor_v[b] : 0", "p*factor_v[b]"),
-    ("vec: undefined values behind the mask", _ATTENTION, "weight > 0 ? weight*V::factor(row, xv%TURBO_LANES) : 0", "weight*V::factor(row, xv%TURBO_LANES)"),
+    ("sinks in every workgroup", _VEC, "turbo_has_sinks && iwg == 0 &&", "turbo_has_sinks &&"),
+    ("old sums not shrunk", _VEC, "sum[n] *= shrink;", "sum[n] *= 1;"),
+    ("undefined values behind the mask", _TILED, "p > 0 ? p*factor_v[b] : 0", "p*factor_v[b]"),
+    ("vec: undefined values behind the mask", _VEC, "weight > 0 ? weight*V::factor(row, xv%TURBO_LANES) : 0", "weight*V::factor(row, xv%TURBO_LANES)"),
     ("output rotated as input", _ATTENTION, "o = turbo_rotate_inverse(o, lane);", "o = turbo_rotate(o, lane);"),
-    ("largest of one simdgroup", _ATTENTION, "largest = max(largest, stats[2*g + 1]);", "largest = stats[2*g + 1];"),
+    ("largest of one simdgroup", _VEC, "largest = max(largest, stats[2*g + 1]);", "largest = stats[2*g + 1];"),
     ("scale search ends early", _MAIN, "c < TURBO_SCALES; c++) {\n        int d", "c < TURBO_SCALES - 1; c++) {\n        int d"),
     ("last of equal scales wins", _MAIN, "s > best_score ? c", "s >= best_score ? c"),
     ("threshold counts as above", _MAIN, "v > turbo_thresholds", "v >= turbo_thresholds"),
@@ -122,7 +122,7 @@ def scattered(metal: Path, n: int, seed: int = 1) -> list[Mutant]:
 
 
 def _sites(file: str, text: str) -> Iterator[Mutant]:
-    start = text.index("static inline")
+    start = max(0, text.find("static inline"))
     code = _COMMENT.sub(lambda m: " " * len(m[0]), text)
     for line in re.finditer(r"[^\n]+", code):
         if line.start() < start or _NO_CODE.match(line[0]):
@@ -136,7 +136,7 @@ def _sites(file: str, text: str) -> Iterator[Mutant]:
                 yield Mutant(name, file, at, old, changed)
 
 
-def panel(mutant: Mutant, text: str) -> list[Case]:
+def panel(mutant: Mutant) -> list[Case]:
     """The cases that have a chance to see a mutant: all quick ones take longer."""
     vec: list[Case] = [
         AttentionCase("vec", "turbo4", "turbo3", 128, 333, 2, (8, 2), simdgroups=2, sinks=True),
@@ -168,11 +168,7 @@ def panel(mutant: Mutant, text: str) -> list[Case]:
         TransformCase(inverse=False, n_blocks=37),
         TransformCase(inverse=True, n_blocks=37),
     ]
-    if mutant.file != _ATTENTION:
-        return rows
-    if mutant.start > text.index(_TILED):
-        return tiled
-    return vec if mutant.start > text.index("void kernel_turbo_fa_vec(") else [*vec, *tiled]
+    return {_VEC: vec, _TILED: tiled, _ATTENTION: [*vec, *tiled]}.get(mutant.file, rows)
 
 
 def judge(simulator: Simulator, metal: Path, upstream: Path, mutant: Mutant, work: Path) -> Verdict:
@@ -182,12 +178,11 @@ def judge(simulator: Simulator, metal: Path, upstream: Path, mutant: Mutant, wor
             text = path.read_text("utf-8")
             changed = mutant.apply(text) if path.name == mutant.file else text
             (work / path.name).write_text(changed, "utf-8")
-    original = (metal / mutant.file).read_text("utf-8")
     if mutant.file == _TABLES and (by := _table_fault(work / _TABLES)):
         return Verdict(mutant, by)
     sources = own_sources(work, upstream)
     try:
-        for result in check_turbo(simulator, sources, panel(mutant, original)):
+        for result in check_turbo(simulator, sources, panel(mutant)):
             if result.findings:
                 return Verdict(mutant, result.findings[0].kind)
             if not result.ok:
@@ -212,7 +207,9 @@ def _table_fault(path: Path) -> str:
 
 
 def _texts(metal: Path) -> list[tuple[str, str]]:
-    return [(f, (metal / f).read_text("utf-8")) for f in (_MAIN, _BINARY64, _ATTENTION)]
+    return [
+        (f, (metal / f).read_text("utf-8")) for f in (_MAIN, _BINARY64, _ATTENTION, _VEC, _TILED)
+    ]
 
 
 def _line(text: str, at: int) -> int:

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo runtime runtime-test test lint docs docs-check bench golden clean
+.PHONY: help setup demo runtime metal-check runtime-test test lint docs docs-check bench golden clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile | expand -t 12
@@ -21,6 +21,11 @@ demo: $(VENV)/.ready  ## the main job on a real model, under ./demo
 
 runtime: $(VENV)/.ready  ## llama.cpp with the turbo types, built into the user's cache
 	$(BIN)/tqconvert ollama-build build --target llama.cpp --source sdist
+
+metal-check: $(VENV)/.ready  ## our Metal kernels in the patched llama.cpp, run on this CPU
+	$(BIN)/tqconvert metal lint
+	$(BIN)/tqconvert metal names
+	$(BIN)/tqconvert metal check --kernels turbo4
 
 runtime-test: $(VENV)/.ready  ## tests of the built runtime; builds it first where need be
 	runtime="$$($(BIN)/tqconvert ollama-build build --target llama.cpp --source sdist -q)" && \

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tqconvert.cli.metal.options import given_or_patched
 from tqconvert.cli.options import JsonOpt, QuietOpt, settings
 from tqconvert.cli.output import Output
 from tqconvert.errors import UsageError
@@ -19,9 +20,13 @@ if TYPE_CHECKING:
 
 def check(
     tree: Annotated[
-        Path,
-        typer.Argument(metavar="[TREE]", help="A folder ggml-metal, or a tree that holds one."),
-    ] = Path(),
+        Path | None,
+        typer.Argument(
+            metavar="[TREE]",
+            help="A folder ggml-metal, or a tree that holds one.",
+            show_default="the pinned llama.cpp, patched",
+        ),
+    ] = None,
     kernels: Annotated[
         str,
         typer.Option("--kernels", metavar="REGEX", help="Only kernels whose names it finds."),
@@ -56,14 +61,14 @@ def check(
 
     \b
     Examples:
-      tqconvert metal check ../llama.cpp
+      tqconvert metal check --kernels turbo
       tqconvert metal check ../ollama --kernels flash_attn --json
 
     \b
     Writes: the user's cache.
     -q prints the kernels that failed, one a line.
     Exit codes: 0 all that ran is right, 1 a kernel is wrong, does not compile,
-    or none ran, 2 usage, 5 no Metal folder, 8 no compiler.
+    or none ran, 2 usage, 5 no Metal folder, 8 no compiler, 11 network.
     """  # noqa: D301 - \b keeps Typer from joining lines
     from tqconvert.metal.build import Workshop
     from tqconvert.metal.check import engine
@@ -75,7 +80,7 @@ def check(
     except re.error as e:
         raise UsageError(f"--kernels {kernels!r}: {e}") from e
     out = Output("metal.check", json=json, quiet=quiet)
-    found = open_tree(tree.expanduser())
+    found = open_tree(given_or_patched(tree, out.note))
     workshop = Workshop(find_compiler(os.environ), settings().cache / "metal", os.environ)
     steps = out.steps("metal check")
     try:

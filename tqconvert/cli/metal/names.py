@@ -6,14 +6,20 @@ from typing import Annotated
 
 import typer
 
+from tqconvert.cli.metal.options import given_or_patched
 from tqconvert.cli.options import JsonOpt, QuietOpt
 from tqconvert.cli.output import Output
 
 
 def names(
     tree: Annotated[
-        Path, typer.Argument(metavar="[TREE]", help="A llama.cpp or legacy Ollama source tree.")
-    ] = Path(),
+        Path | None,
+        typer.Argument(
+            metavar="[TREE]",
+            help="A llama.cpp or legacy Ollama source tree.",
+            show_default="the pinned llama.cpp, patched",
+        ),
+    ] = None,
     json: JsonOpt = False,
     quiet: QuietOpt = False,
 ) -> None:
@@ -29,13 +35,15 @@ def names(
       tqconvert metal names ../ollama --json
 
     \b
-    Writes: nothing.
+    Writes: the cache, where TREE is not given.
     -q prints code, file and line of each finding.
-    Exit codes: 0 nothing found but notes, 1 findings, 2 usage, 5 no Metal there.
+    Exit codes: 0 nothing found but notes, 1 findings, 2 usage, 5 no Metal there,
+    11 network.
     """  # noqa: D301 - \b keeps Typer from joining lines
     from tqconvert.metal.names import check_names
 
-    report = check_names(tree.expanduser().absolute())
+    out = Output("metal.names", json=json, quiet=quiet)
+    report = check_names(given_or_patched(tree, out.note))
     counts = {
         "kernels": report.kernels, "formats": report.formats, "expected": report.expected,
         "missing": sum(f.code == "MN101" for f in report.findings),
@@ -52,7 +60,6 @@ def names(
         f"{report.launches} launches; of {report.expected} names expected {counts['missing']} missing"
     )
     lines += [f"  not looked at: {text}" for text in report.not_covered]
-    out = Output("metal.names", json=json, quiet=quiet)
     out.result(document, "\n".join(lines), [f"{f.code} {f.path} {f.line}" for f in report.findings])
     if not report.ok:
         raise typer.Exit(1)

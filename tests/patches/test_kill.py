@@ -147,12 +147,12 @@ def test_every_git_command_that_writes_is_armed() -> None:
         "cat-file", "config", "diff", "diff-index", "diff-tree", "for-each-ref", "format-patch", "log",
         "ls-files", "ls-tree", "merge-base", "merge-file", "range-diff", "rev-parse", "rev-list",
         "status", "tag", "version", "--version", "archive", "patch-id", "apply", "cherry", "hash-object",
-        "show", "describe", "remote", "fetch", "checkout", "clone", "ls-remote",
+        "show", "describe", "remote", "fetch", "checkout", "clone", "ls-remote", "check-ref-format",
     }  # fmt: skip
     import ast
 
     found = set()
-    for file in sorted((Path(gitkiller.__file__).parents[1] / "tqconvert/patches").glob("*.py")):
+    for file in sorted((Path(gitkiller.__file__).parents[1] / "tqconvert/patches").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue

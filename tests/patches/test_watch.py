@@ -208,4 +208,6 @@ def test_the_command_in_its_three_modes(
     assert document["releases"][2]["parts"][0]["patches"][2]["verdict"] == "conflict"
     args[-1] = "v0.99.4"
     assert main(args) == 0
-    assert capsys.readouterr().out == f"{clone}: nothing newer than v0.99.4\n"
+    assert capsys.readouterr().out == (
+        f"{clone}: has nothing newer than v0.99.4 (--fetch asks its remote)\n"
+    )

@@ -14,7 +14,7 @@ from tqconvert import fs
 from tqconvert.errors import GitFailedError, IntegrityError, NetworkError, NotFoundError
 from tqconvert.patches.git import Git
 from tqconvert.runtime.lock import held
-from tqconvert.runtime.source import Source
+from tqconvert.runtime.source import UNPACK_S, Source
 from tqconvert.runtime.tree import hash_files, tree_id
 
 OLLAMA_URL = "https://github.com/ollama/ollama.git"
@@ -89,7 +89,7 @@ def open_commit(
         cache / "sources" / f"{repo.resolve().name.removesuffix('.git') or 'git'}-{commit[:16]}"
     )
     title = name or f"{repo} {rev}"
-    with held(folder.with_name(f"{folder.name}.lock"), title):
+    with held(folder.with_name(f"{folder.name}.lock"), title, wait_s=UNPACK_S):
         files = _kept(folder, wanted) or _lay_out(git, commit, folder, wanted)
     return Source(folder / "tree", "git", title, files, commit=commit)
 

@@ -32,6 +32,8 @@ PINNED = "llama-cpp-python==0.3.36"
 PINNED_FILE = "llama_cpp_python-0.3.36.tar.gz"
 PINNED_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 TREE = "llama.cpp"
+UNPACK_S = 120.0
+"""How long one waits for another that unpacks, or compares, the same source."""
 """Name of the tree's folder among what is unpacked."""
 COMMITS = {PINNED_SHA256: "0c1e57098bba43ac29e6e3b677cdceebdd22334f"}
 """Archive -> the commit of llama.cpp that is in it."""
@@ -147,7 +149,7 @@ def _run_pip(folder: str, env: Mapping[str, str]) -> None:
 def _open_archive(path: Path, sha256: str, cache: Path, kind: str) -> Source:
     """The tree of an archive, unpacked once; what was changed there since is unpacked anew."""
     folder = cache / "sources" / sha256[:16]
-    with held(folder.with_suffix(".lock"), path.name):
+    with held(folder.with_suffix(".lock"), path.name, wait_s=UNPACK_S):
         files = _unpacked(folder) or _unpack(path, sha256, folder)
     return Source(folder / TREE, kind, path.name, files, sha256, COMMITS.get(sha256))
 

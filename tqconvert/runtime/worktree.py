@@ -8,7 +8,7 @@ from tqconvert.runtime import publish
 from tqconvert.runtime.llamacpp import llama_cpp_inputs
 from tqconvert.runtime.lock import held
 from tqconvert.runtime.request import Request
-from tqconvert.runtime.source import SDIST
+from tqconvert.runtime.source import SDIST, UNPACK_S
 
 
 def patched_tree(
@@ -22,7 +22,7 @@ def patched_tree(
     request = Request(source=SDIST, cache=cache, env=env, offline=offline)
     tree = llama_cpp_inputs(request, find_patches(), note).trees[0]
     folder = cache / "trees" / tree.id[:16]
-    with held(folder.with_name(f"{folder.name}.lock"), "the patched llama.cpp"):
+    with held(folder.with_name(f"{folder.name}.lock"), "the patched llama.cpp", wait_s=UNPACK_S):
         folder.mkdir(parents=True, exist_ok=True)
         if not publish.is_prepared(folder, tree):
             publish.prepare(folder, tree)

@@ -127,7 +127,10 @@ def test_the_plan_changes_nothing(tmp_path: Path) -> None:
     plan = plan_tag(path, TAGS)
     assert plan.steps
     assert plan.why
-    assert path.stat() == before
+    after = path.stat()
+    assert (after.st_ino, after.st_size, after.st_ctime_ns) == (
+        before.st_ino, before.st_size, before.st_ctime_ns,
+    )  # fmt: skip
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tqconvert.patches.apply import apply_patched, plan_patched
+from tqconvert.patches.apply import plan_patched, write_changes
 from tqconvert.patches.series import Scope, find_patches, read_series
 from tqconvert.runtime.compile import build_environment
 from tqconvert.runtime.source import fetch_pinned, open_source, pinned_archive
@@ -132,7 +132,7 @@ def build(name: str, plant: Callable[[Path], None] | None = None) -> tuple[str, 
             [p for p in source.files if p.startswith(("ggml/", "tests/"))],
             work / "tree",
         )
-        apply_patched(patched, work / "tree")
+        write_changes(patched.files, work / "tree")
         if plant is not None:
             plant(work / "tree")
         _compile(work, variant.options)

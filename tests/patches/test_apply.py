@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tqconvert.errors import BadPatchError, PatchError
-from tqconvert.patches.apply import Patched, apply_patched, plan_patched
+from tqconvert.patches.apply import Patched, plan_patched, write_changes
 from tqconvert.patches.series import NewFile, Patch, Scope, Series
 
 TREE = {"ggml/a.c": "one\ntwo\nthree\n", "ggml/b.c": "x\ny\nz\n", "src/c.cpp": "c\n"}
@@ -58,7 +58,7 @@ def test_patches_build_on_each_other(tree: Path, tmp_path: Path) -> None:
     assert contents(tree) == TREE
     assert sorted(patched.files) == ["ggml/a.c", "ggml/b.c", "ggml/new.c", "ggml/t.h", "src/c.cpp"]
     copy = make_tree(tmp_path / "copy")
-    apply_patched(patched, copy)
+    write_changes(patched.files, copy)
     assert contents(copy) == {
         "ggml/a.c": "one\n2\nthree\n", "ggml/b.c": "x\nnew\ny\nz\n", "ggml/new.c": "n\n",
         "ggml/t.h": "t\n",
@@ -107,7 +107,7 @@ def test_a_file_that_is_not_there(tree: Path) -> None:
 
 def test_a_tree_that_has_the_patch(tree: Path) -> None:
     """The hint says so; the same for a new file."""
-    apply_patched(plan(tree, A), tree)
+    write_changes(plan(tree, A).files, tree)
     with pytest.raises(PatchError) as caught:
         plan(tree, A)
     assert "in this tree already" in str(caught.value.hint)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tqconvert.errors import NotFoundError
+from tqconvert.findings import Finding
 from tqconvert.metal.kernels import closing
-from tqconvert.metal.lint_codes import Finding
+from tqconvert.metal.lint_codes import finding
 from tqconvert.metal.source import Preprocessor, Token, code_tokens, evaluate
 
 SPACES = frozenset({"device", "constant", "threadgroup", "thread", "ray_data", "object_data"})
@@ -82,7 +83,7 @@ def lint(folder: Path) -> Report:
         raise NotFoundError(f"{folder}: no such folder (expected Metal kernels)")
     files = tuple(sorted(p for p in folder.iterdir() if p.suffix in (".metal", ".h")))
     if not files:
-        return Report((), (Finding(str(folder), 0, "MN001", "no .metal file in it"),))
+        return Report((), (finding(str(folder), 0, "MN001", "no .metal file in it"),))
     types = known_types(files)
     findings = [f for path in files for f in _file(path, types)]
     for path in files:
@@ -121,15 +122,15 @@ def _file(path: Path, types: frozenset[str]) -> Iterator[Finding]:
                 if before.text in ("typename", "class")
             )
         if token.kind == "name" and token.text in BANNED:
-            yield Finding(token.file, token.line, "MT201", token.text)
+            yield finding(token.file, token.line, "MT201", token.text)
         elif token.kind == "number" and _is_float(token.text) and token.text[-1] not in "fFhH":
-            yield Finding(token.file, token.line, "MT204", token.text)
+            yield finding(token.file, token.line, "MT204", token.text)
         elif token.text in ("*", "&") and _is_declarator(tokens, i, types | own):
             words = _segment(tokens, i)
             if not SPACES & set(words):
                 after = tokens[i + 1].text if i + 1 < len(tokens) else ""
                 text = " ".join([*words, token.text, after]).strip(" );,")
-                yield Finding(token.file, token.line, "MT101", text)
+                yield finding(token.file, token.line, "MT101", text)
 
 
 def _extent(tokens: Sequence[Token], at: int) -> int:
@@ -174,7 +175,7 @@ def _whole(path: Path) -> Iterator[Finding]:
     for token in tokens:
         if token.kind == "name" and token.text in NEWER:
             text = f"{token.text} is of Metal {NEWER[token.text] / 100:.1f}"
-            yield Finding(token.file, token.line, "MT301", text)
+            yield finding(token.file, token.line, "MT301", text)
     bodies: dict[str, set[str]] = {}
     places: dict[str, Token] = {}
     for head, body in _outer(tokens):
@@ -190,7 +191,7 @@ def _whole(path: Path) -> Iterator[Finding]:
         yield from _arrays(head, body, name)
     for caller, place in places.items():
         if caller in _reached(caller, bodies):
-            yield Finding(place.file, place.line, "MT202", caller)
+            yield finding(place.file, place.line, "MT202", caller)
 
 
 def _outer(tokens: Sequence[Token]) -> Iterator[tuple[list[Token], list[Token] | None]]:
@@ -249,7 +250,7 @@ def _variable(head: Sequence[Token], body: Sequence[Token] | None) -> Iterator[F
                "static_assert", "decltype", "_Pragma", "friend"}  # fmt: skip
     named = [t for t in head if t.kind == "name"]
     if body is None and len(named) > 1 and not passing & set(words) and "(" not in words:
-        yield Finding(head[0].file, head[0].line, "MT203", " ".join(words[:6]))
+        yield finding(head[0].file, head[0].line, "MT203", " ".join(words[:6]))
 
 
 def _arrays(head: Sequence[Token], body: Sequence[Token], function: Token) -> Iterator[Finding]:
@@ -269,17 +270,17 @@ def _arrays(head: Sequence[Token], body: Sequence[Token], function: Token) -> It
             continue
         name = words[_bracket(words) - 1]
         if not kernel:
-            yield Finding(token.file, token.line, "MT402", f"{name.text} in {function.text}")
+            yield finding(token.file, token.line, "MT402", f"{name.text} in {function.text}")
         length = words[_bracket(words) + 1 : -1]
         known = {t.text for t in length if t.kind == "name"}
         if known & (parameters - _template_names(head)):
             text = f"{name.text}[{''.join(t.text for t in length)}]"
-            yield Finding(token.file, token.line, "MT401", text)
+            yield finding(token.file, token.line, "MT401", text)
         elif not known:
             count = evaluate(length) if length else 1
             total += (count or 0) * SIZES.get(words[1].text, 4)
     if total > _MOST:
-        yield Finding(function.file, function.line, "MT403", f"{total} bytes in {function.text}")
+        yield finding(function.file, function.line, "MT403", f"{total} bytes in {function.text}")
 
 
 def _bracket(words: Sequence[Token]) -> int:

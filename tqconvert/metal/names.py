@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from tqconvert.findings import Finding
 from tqconvert.metal.expect import Expected, expected_names
 from tqconvert.metal.hostcode import Getter, Launch, read_getters, read_launches
 from tqconvert.metal.kernels import Constant, Function, Unit, read_unit
-from tqconvert.metal.lint_codes import Finding
+from tqconvert.metal.lint_codes import finding
 from tqconvert.metal.tree import MetalTree, find_metal, listed_sources, loaded_libraries
 
 _KINDS = {
@@ -70,7 +71,7 @@ def check_names(root: Path) -> Report:
     ]
     reached = {name for names in by_getter.values() for name in names}
     findings += [
-        Finding(
+        finding(
             k.function.file, k.function.line, "MN401", f"{name} is in no form of name of the host"
         )
         for name, k in sorted(kernels.items())
@@ -88,22 +89,22 @@ def _sources(units: list[Unit]) -> Iterator[Finding]:
     seen: dict[str, str] = {}
     for unit in units:
         for name, at in unit.duplicates:
-            yield Finding(at.file, at.line, "MN103", name)
+            yield finding(at.file, at.line, "MN103", name)
         for at in unit.unresolved:
-            yield Finding(at.file, at.line, "MN104", "the template is in none of the includes")
+            yield finding(at.file, at.line, "MN104", "the template is in none of the includes")
         for at in unit.missing:
-            yield Finding(at.file, at.line, "MN105", at.text)
+            yield finding(at.file, at.line, "MN105", at.text)
         for name, function in unit.kernels.items():
             if name in seen and seen[name] != unit.path:
                 where = Path(seen[name]).name
-                yield Finding(function.file, function.line, "MN103", f"{name}, also in {where}")
+                yield finding(function.file, function.line, "MN103", f"{name}, also in {where}")
             seen[name] = unit.path
         indices: dict[int, str] = {}
         for name, constant in unit.constants.items():
             other = indices.setdefault(constant.place, name)
             if other != name:
                 text = f"{constant.place} is {other} and {name}"
-                yield Finding(unit.path, constant.line, "MN303", text)
+                yield finding(unit.path, constant.line, "MN303", text)
 
 
 def _libraries(tree: MetalTree) -> Iterator[Finding]:
@@ -113,7 +114,7 @@ def _libraries(tree: MetalTree) -> Iterator[Finding]:
     loaded = set(loaded_libraries(tree.folder))
     for name in sorted(built ^ loaded):
         where = "CMakeLists.txt only" if name in built else "GGML_METAL_LIBS only"
-        yield Finding(str(tree.folder / "ggml-metal-device.m"), 0, "MN106", f"{name}: in {where}")
+        yield finding(str(tree.folder / "ggml-metal-device.m"), 0, "MN106", f"{name}: in {where}")
 
 
 def _missing(
@@ -121,7 +122,7 @@ def _missing(
 ) -> Iterator[Finding]:
     for name, why in expected.names.items():
         if name not in kernels:
-            yield Finding(str(tree.folder / why.file), why.line, "MN101", f"{name} ({why.text})")
+            yield finding(str(tree.folder / why.file), why.line, "MN101", f"{name} ({why.text})")
 
 
 def _formats(getters: tuple[Getter, ...], kernels: Mapping[str, Kernel]) -> Iterator[Finding]:
@@ -131,7 +132,7 @@ def _formats(getters: tuple[Getter, ...], kernels: Mapping[str, Kernel]) -> Iter
                 text = f"{form.text} of {getter.name}" + (
                     f" ({form.pattern})" if form.pattern != form.text else ""
                 )
-                yield Finding(getter.file, form.line, "MN102", text)
+                yield finding(getter.file, form.line, "MN102", text)
 
 
 def _constants(
@@ -151,10 +152,10 @@ def _constants(
                 place = f"{title} ({constant.place}) of {name}"
                 if kind is None:
                     text = f"{place}: {getter.name} gives it no value"
-                    yield Finding(getter.file, getter.line, "MN301", text)
+                    yield finding(getter.file, getter.line, "MN301", text)
                 elif kind != _KINDS.get(constant.type, constant.type):
                     text = f"{place} is {constant.type}, {getter.name} gives it an {kind}"
-                    yield Finding(getter.file, getter.line, "MN302", text)
+                    yield finding(getter.file, getter.line, "MN302", text)
 
 
 def _launches(
@@ -193,7 +194,7 @@ def _closest(
     best: list[Finding] | None = None
     for launch, name in pairs:
         found = [
-            Finding(launch.file, launch.line, code, f"{launch.function} launches {name}: {text}")
+            finding(launch.file, launch.line, code, f"{launch.function} launches {name}: {text}")
             for code, text in _bindings(launch, kernels[name].function)
         ]
         if best is None or _weight(found) < _weight(best):
@@ -224,4 +225,4 @@ def _memory(tree: MetalTree, expected: Expected) -> Iterator[Finding]:
     for name, (size, why) in expected.memory.items():
         if size > 32768:  # noqa: PLR2004 - what Apple's table of limits gives every family
             text = f"{name} needs {size} bytes ({why.text})"
-            yield Finding(str(tree.folder / why.file), why.line, "MN205", text)
+            yield finding(str(tree.folder / why.file), why.line, "MN205", text)

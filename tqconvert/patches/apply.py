@@ -1,6 +1,6 @@
 """A series put onto a tree for a build: computed in memory, the tree itself is never written to here."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def plan_patched(tree: Path, series: Series) -> Patched:
     return Patched(used, series.new_files, files.changes())
 
 
-def put_on(files: Files, steps: list[Step], layout: Layout) -> tuple[Patch, ...]:
+def put_on(files: Files, steps: Iterable[Step], layout: Layout) -> tuple[Patch, ...]:
     """Put all steps onto `files`; the patches that were used. Raises PatchError for the first refusal."""
     used = []
     for step in steps:
@@ -48,9 +48,9 @@ def put_on(files: Files, steps: list[Step], layout: Layout) -> tuple[Patch, ...]
     return tuple(used)
 
 
-def apply_patched(patched: Patched, tree: Path) -> None:
-    """Write the result into `tree`, a copy that is ours."""
-    for name, data in patched.files.items():
+def write_changes(changes: Mapping[str, bytes | None], tree: Path) -> None:
+    """Write changed files into `tree`, a copy that is ours; None removes one."""
+    for name, data in changes.items():
         path = tree / name
         if data is None:
             path.unlink(missing_ok=True)

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tqconvert.errors import BadLockError, BadPatchError, BadSeriesError, NotFoundError
+from tqconvert.findings import Finding
 from tqconvert.patches.diff import FileDiff, Hunk, parse_diffs, split_header
 from tqconvert.patches.header import EXPECTED, FIELDS, SUBJECT_MOST, parse_header
 from tqconvert.patches.layout import Layout
-from tqconvert.patches.lint_codes import Finding
+from tqconvert.patches.lint_codes import finding
 from tqconvert.patches.locks.release import SUFFIX, read_lock
 from tqconvert.patches.series import Entry, is_litter, parse_series
 
@@ -85,7 +86,7 @@ class _Lint:
 
     def find(self, path: Path, line: int, code: str, message: str) -> None:
         name = path.relative_to(self.folder).as_posix()
-        self.found.append(Finding(name, line, code, message))
+        self.found.append(finding(name, line, code, message))
 
     def _read(self, path: Path) -> bytes | None:
         try:

@@ -1,8 +1,6 @@
 """What the lint of the patches finds: the table of codes, and a finding."""
 
-from typing import Any, Literal, NamedTuple
-
-Severity = Literal["error", "note"]
+from tqconvert.findings import Finding, Severity
 
 CODES: dict[str, tuple[Severity, str]] = {
     "PQ001": ("error", "nothing to look at"),
@@ -41,25 +39,6 @@ CODES: dict[str, tuple[Severity, str]] = {
 """Code -> severity and meaning. An `error` makes the lint fail, a `note` does not."""
 
 
-class Finding(NamedTuple):
-    """A fault."""
-
-    path: str
-    """Below the folder that was looked at."""
-    line: int
-    """0: the file as a whole."""
-    code: str
-    message: str
-
-    @property
-    def severity(self) -> Severity:
-        """`error` or `note`."""
-        return CODES[self.code][0]
-
-    def as_json(self) -> dict[str, Any]:
-        """The finding as an object of `--json`."""
-        return {**self._asdict(), "severity": self.severity}
-
-    def __str__(self) -> str:
-        where = f"{self.path}:{self.line}" if self.line else self.path
-        return f"{where}: {self.code} {self.severity}: {self.message}"
+def finding(path: str, line: int, code: str, message: str) -> Finding:
+    """A finding with the severity of its code."""
+    return Finding(path, line, code, message, CODES[code][0])

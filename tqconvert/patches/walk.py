@@ -35,14 +35,6 @@ class FileFit(NamedTuple):
     placement: Placement
     diff: FileDiff
 
-    @property
-    def stale_index(self) -> bool:
-        """Whether the diff's `index` line names other content than was met or made."""
-        old, new = self.diff.old_id, self.diff.new_id
-        return bool(
-            (old and not self.before.startswith(old)) or (new and not self.after.startswith(new))
-        )
-
 
 class StepFit(NamedTuple):
     """What a step made of the tree; a conflict leaves the tree as it was before the step."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from tqconvert import fs
 from tqconvert.digest import digest_path
 from tqconvert.errors import BuildFailedError
+from tqconvert.patches.apply import write_changes
 from tqconvert.runtime.manifest import NAME, Build, Program
 from tqconvert.runtime.process import output_of
 from tqconvert.runtime.recipe import Artifact, Tree
@@ -27,13 +28,7 @@ def prepare(work: Path, tree: Tree) -> None:
     for path in (folder, partial):
         shutil.rmtree(path, ignore_errors=True)
     copy_files(tree.source.root, tree.source.files, partial)
-    for name, data in tree.changes.items():
-        path = partial / name
-        if data is None:
-            path.unlink(missing_ok=True)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+    write_changes(tree.changes, partial)
     if tree_id(hash_files(partial, tree.wanted)) != tree.id:
         raise BuildFailedError(
             f"{tree.source.root}: changed while it was copied", hint="run this again"

@@ -23,7 +23,7 @@ from tqconvert.metal.turbo.attention import plan_attention
 from tqconvert.metal.turbo.cases import AttentionCase
 from tqconvert.metal.turbo.check import Sources
 from tqconvert.metal.turbo.reference import relative_error, row_bytes
-from tqconvert.patches.apply import apply_patched, plan_patched
+from tqconvert.patches.apply import plan_patched, write_changes
 from tqconvert.patches.series import find_patches, read_series
 from tqconvert.runtime.source import open_source
 from tqconvert.runtime.tree import copy_files
@@ -108,7 +108,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     tree = tmp_path_factory.mktemp("host") / "tree"
     copy_files(source.root, [p for p in source.files if p.startswith("ggml/")], tree)
     patched = plan_patched(source.root, read_series(find_patches()))
-    apply_patched(patched, tree)
+    write_changes(patched.files, tree)
     src = tree / "ggml" / "src"
     program = tree.parent / "hostprogram"
     includes = [f"-I{p}" for p in (tree / "ggml/include", src, src / "ggml-metal")]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tqconvert.metal.lint import lint
-from tqconvert.metal.lint_codes import CODES, Finding
+from tqconvert.metal.lint_codes import CODES, finding
 from tqconvert.patches.kernels import find_kernels
 from tqconvert.patches.series import find_patches
 
@@ -115,4 +115,4 @@ def test_the_command(tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]
 
 def test_a_finding_reads_like_a_compilers() -> None:
     """File, line, code, severity, text."""
-    assert str(Finding("a.metal", 3, "MT101", "x")) == "a.metal:3: MT101 error: x"
+    assert str(finding("a.metal", 3, "MT101", "x")) == "a.metal:3: MT101 error: x"

@@ -65,10 +65,15 @@ if args[0] == "list":
 print("runtime\\ngithub.com/ollama/ollama", flush=True)
 out = Path(args[args.index("-o") + 1])
 text = Path("llm/server.go").read_text()
-inner = Path("version/tqconvert.go").read_text() if Path("version/tqconvert.go").exists() else ""
-line = next((x for x in inner.splitlines() if x.startswith("var tqconvertManifest")), "")
-import json
-line = json.loads(line.partition("= ")[2]) if line else ""
+import json, re
+line = ""
+header, inner = Path("ml/backend/ggml/ggml/src/ggml-turbo-build.h"), Path("version/tqconvert.go")
+if header.exists():
+    parts = re.findall(r'^ +"((?:[^"\\\\]|\\\\.)*)"', header.read_text(), re.M)
+    line += "".join(parts).encode().decode("unicode_escape")
+if inner.exists():
+    found = re.search("tqconvertManifest = (.*)", inner.read_text())
+    line += json.loads(found[1])
 out.write_text("#!/bin/sh\\necho version\\nexit\\n" + line + text)
 out.chmod(0o755)
 """
@@ -143,6 +148,7 @@ def test_a_legacy_release(shop: Shop, run_cli: Run) -> None:
     assert (document["target"], document["release"]) == ("ollama", "v0.99.0")
     assert len(document["upstream"]) == 8
     assert document["patches"] == ["ids.patch", "ops.patch", "server.patch"]
+    assert (folder / "bin/ollama").read_bytes().count(b"TQCONVERT-MANIFEST") == 1
     names = {p["name"] for p in made["programs"]}
     assert "ollama" in names
     assert "lib/ollama/libggml-base.so" in names
@@ -175,6 +181,9 @@ def test_a_modern_release(shop: Shop, run_cli: Run, monkeypatch: pytest.MonkeyPa
     assert f"-DFETCHCONTENT_SOURCE_DIR_LLAMA_CPP={shop.cache}/builds/" in configure
     assert "-DFETCHCONTENT_FULLY_DISCONNECTED=ON" in configure
     assert document["build"]["llama_cpp"]["tree"]
+    inside = find_manifest(Path(document["folder"]) / "bin/ollama")
+    assert inside
+    assert inside["llama_cpp"] == document["build"]["llama_cpp"]
     programs = {p["name"] for p in document["build"]["programs"]}
     assert {"ollama", "lib/ollama/llama-server", "lib/ollama/llama-quantize"} <= programs
     assert (Path(document["folder"]) / "lib/ollama/libllama.so").readlink() == Path("libllama.so.0")
@@ -275,6 +284,7 @@ def test_stock(shop: Shop, run_cli: Run) -> None:
     assert document["patches"] == []
     program = Path(document["folder"]) / "bin/ollama"
     assert "server_types" not in program.read_text(errors="replace")
+    assert find_manifest(program) is None
 
 
 def test_a_tree_that_is_no_release_is_refused(shop: Shop, run_cli: Run) -> None:

@@ -143,9 +143,9 @@ def _prepare(plan: BuildPlan, manifest: Build) -> None:
     """Make the patched copies, with the manifest in, unless they are there as they must be."""
     for tree in plan.inputs.trees:
         whole = tree
-        if plan.inputs.header and plan.inputs.header[0] == tree.name:
-            whole = whole.with_file(plan.inputs.header[1], c_header(manifest.inner()))
-        if plan.inputs.go == tree.name:
+        if plan.inputs.manifest and plan.inputs.manifest[0] == tree.name:
+            whole = whole.with_file(plan.inputs.manifest[1], c_header(manifest.inner()))
+        elif plan.inputs.manifest and plan.inputs.go == tree.name:
             whole = whole.with_file(GO_FILE, go_file(manifest.inner()))
         kept = publish.is_prepared(plan.work, whole)
         # make takes half an object file, left by a killed compiler, for a whole one; ninja's log does not.

@@ -47,7 +47,7 @@ def llama_cpp_inputs(request: Request, patches: Path, note: Callable[[str], None
         series=series.id,
         flags=flags,
         recipe=LlamaCpp(request.scope, flags),
-        header=("src", C_HEADER) if patched.new_files else None,
+        manifest=("src", C_HEADER) if patched.new_files else None,
     )
 
 

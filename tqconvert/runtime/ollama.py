@@ -14,7 +14,7 @@ from tqconvert.patches.files import Files, folder_reader
 from tqconvert.patches.git import Git
 from tqconvert.patches.queue import FilesStep, Queue, read_queue
 from tqconvert.patches.series import NewFile, Patch
-from tqconvert.patches.walk import reverse_steps
+from tqconvert.patches.walk import StepFit, reverse_steps
 from tqconvert.runtime.embed import C_HEADER
 from tqconvert.runtime.gitsource import (
     LLAMA_CPP_URL,
@@ -112,8 +112,9 @@ def _below(folder: Path, request: Request) -> str:
 def _legacy(request: Request, patches: Path, source: Source, checkout: Checkout) -> Inputs:
     queue = read_queue(checkout, patches)
     files = Files(folder_reader(source.root))
-    _require_release(queue, files, patches, request)
-    used = _complete(queue, files, stock=request.stock)
+    there = _taken_off(queue, files)
+    _require_release(queue, patches, request, whole=bool(there))
+    used = _complete(queue, files, there, stock=request.stock)
     _regenerate(files)
     changes = dict(files.changes())
     header = checkout.layout.locate(C_HEADER)
@@ -126,7 +127,7 @@ def _legacy(request: Request, patches: Path, source: Source, checkout: Checkout)
         series=_series_id(queue, stock=request.stock),
         flags=(*LEGACY_FLAGS, *request.cmake_args),
         recipe=Legacy(),
-        header=("src", header) if ours and header else None,
+        manifest=("src", header) if ours and header else None,
         go="src",
         release=_release(request),
         base=checkout.base,
@@ -143,8 +144,8 @@ def _modern(
     go_queue = read_queue(checkout, patches)
     queue = read_queue(find_checkout(llama.root), patches, ollama=checkout)
     files, go_files = Files(folder_reader(llama.root)), Files(folder_reader(source.root))
-    used = _complete(queue, files, stock=request.stock)
-    used_go = _complete(go_queue, go_files, stock=request.stock)
+    used = _complete(queue, files, _taken_off(queue, files), stock=request.stock)
+    used_go = _complete(go_queue, go_files, _taken_off(go_queue, go_files), stock=request.stock)
     for path, word in HOOKS.items():
         if word not in (files.get(path) or b""):
             raise IntegrityError(
@@ -163,7 +164,7 @@ def _modern(
         series=_series_id(queue, go_queue, stock=request.stock),
         flags=(*modern_flags(native=native), *request.cmake_args),
         recipe=Modern(),
-        header=None if request.stock else ("llama.cpp", C_HEADER),
+        manifest=None if request.stock else ("llama.cpp", C_HEADER),
         go="ollama",
         release=_release(request),
         base=checkout.base,
@@ -190,41 +191,46 @@ def _open_llama_cpp(request: Request, checkout: Checkout, note: Callable[[str], 
     return open_source(text, request.cache, request.env, offline=request.offline, note=note)
 
 
-def _complete(queue: Queue, files: Files, *, stock: bool) -> tuple[Patch, ...]:
+def _taken_off(queue: Queue, files: Files) -> tuple[StepFit, ...]:
+    """All of the queue that is in the tree, in its order: everything, Ollama's own, or nothing.
+
+    It is in the tree if it comes off, one step after the other.
+    """
+    layout = queue.checkout.layout
+    for steps in (queue.steps, queue.upstream):
+        taken = reverse_steps(files.copy(), steps, layout)
+        if steps and len(taken) == len(steps):
+            return tuple(reversed(taken))
+    return ()
+
+
+def _complete(
+    queue: Queue, files: Files, there: tuple[StepFit, ...], *, stock: bool
+) -> tuple[Patch, ...]:
     """Put on what is missing; the patches that are in afterwards, Ollama's first.
 
     Raises PatchError, UsageError for a stock build of a tree that has ours.
     """
-    steps, upstream = list(queue.steps), list(queue.upstream)
-    present = next((n for n in (len(steps), len(upstream)) if n and _holds(files, queue, n)), 0)
-    if stock and present == len(steps) > len(upstream):
+    if stock and len(there) > len(queue.upstream):
         raise UsageError(
             f"{queue.checkout.root}: holds our patches (expected a tree without for --stock)"
         )
-    trial = files.copy()
-    taken = reverse_steps(trial, steps[:present], queue.checkout.layout)
-    there = tuple(t.patch for t in reversed(taken) if not isinstance(t.step, FilesStep))
-    wanted = upstream if stock else steps
-    return there + put_on(files, wanted[present:], queue.checkout.layout)
+    wanted = queue.upstream if stock else queue.steps
+    used = tuple(t.patch for t in there if not isinstance(t.step, FilesStep))
+    return used + put_on(files, wanted[len(there) :], queue.checkout.layout)
 
 
-def _holds(files: Files, queue: Queue, count: int) -> bool:
-    """Whether the first `count` steps are in the tree: whether they come off one after the other."""
-    steps = queue.steps[:count]
-    return len(reverse_steps(files.copy(), steps, queue.checkout.layout)) == count
-
-
-def _require_release(queue: Queue, files: Files, patches: Path, request: Request) -> None:
+def _require_release(queue: Queue, patches: Path, request: Request, *, whole: bool) -> None:
     """Raise IntegrityError for a legacy tree that is neither a release nor one with all of the queue.
 
-    Of a release that a lock knows every vendored file is compared (L1 to L3 of `verify`).
+    `whole`: Ollama's patches are in it, and ours all or none. Of a release that a lock knows every vendored file is compared (L1 to L3 of `verify`).
     """
     from tqconvert.patches.tree.findings import find_problems
     from tqconvert.patches.tree.state import read_state
     from tqconvert.patches.verify.verify import verify
 
     state = read_state(queue, patches)
-    if _holds(files, queue, len(queue.steps)) or _holds(files, queue, len(queue.upstream)):
+    if whole:
         if state.source is None or state.source.lock is None:
             return
         checks = verify(state, patches, request.env, level=3)

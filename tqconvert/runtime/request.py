@@ -64,8 +64,8 @@ class Inputs:
     """Hash of all patches and new files that were to choose from."""
     flags: tuple[str, ...]
     recipe: Recipe
-    header: tuple[str, str] | None = None
-    """Tree and path of the header that puts the manifest into the binaries."""
+    manifest: tuple[str, str] | None = None
+    """Tree and path of the header that puts the manifest into binaries of C; None: into none at all."""
     go: str | None = None
     """Tree that Go builds."""
     release: str | None = None

@@ -93,24 +93,6 @@ def _arm(number: int, when: str, tell: int) -> None:
     Git.feed = feed_git  # type: ignore[method-assign]
 
 
-def _killed(number: int, when: str, arguments: list[str], folder: Path) -> tuple[int, str]:
-    read, write = os.pipe()
-    pid = os.fork()
-    if not pid:
-        silence = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silence, 1)
-        os.dup2(silence, 2)
-        os.chdir(folder)
-        _arm(number, when, write)
-        from tqconvert.cli import main
-
-        os._exit(main(arguments))
-    os.close(write)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    with os.fdopen(read) as f:
-        return status, f.read()
-
-
 def _run(pristine: Path, work: Path, arguments: list[str]) -> list[dict[str, str]]:
     # Imported once, before the children.
     import tqconvert.cli
@@ -123,7 +105,7 @@ def _run(pristine: Path, work: Path, arguments: list[str]) -> list[dict[str, str
             folder = work / f"{number}-{when}"
             shutil.copytree(pristine, folder, symlinks=True)
             given = [a.replace("@", str(folder)) for a in arguments]
-            status, call = _killed(number, when, given, folder)
+            status, call = killer.killed(_arm, number, when, given, folder)
             if status == -signal.SIGKILL:
                 found.append({"folder": str(folder), "call": call, "when": when})
                 continue

@@ -90,7 +90,11 @@ def _half(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any
     return (fd, data[: len(data) // 2], *offset), kwargs
 
 
-def _killed(number: int, when: str, arguments: list[str], folder: Path) -> tuple[int, str]:
+Arm = Callable[[int, str, int], None]
+"""Makes the Nth write the last one; tells its name through a descriptor."""
+
+
+def killed(arm: Arm, number: int, when: str, arguments: list[str], folder: Path) -> tuple[int, str]:
     """Exit status of the command in `folder`, and the function in which it was killed."""
     read, write = os.pipe()
     pid = os.fork()
@@ -99,7 +103,7 @@ def _killed(number: int, when: str, arguments: list[str], folder: Path) -> tuple
         os.dup2(silence, 1)
         os.dup2(silence, 2)
         os.chdir(folder)
-        _arm(number, when, write)
+        arm(number, when, write)
         from tqconvert.cli import main
 
         os._exit(main(arguments))
@@ -125,7 +129,7 @@ def _run(pristine: Path, work: Path, arguments: list[str]) -> list[dict[str, str
             folder = work / f"{number}-{when}"
             shutil.copytree(pristine, folder)
             given = [a.replace("@", str(folder)) for a in arguments]
-            status, call = _killed(number, when, given, folder)
+            status, call = killed(_arm, number, when, given, folder)
             if not call and status == 0:
                 return found
             if status == -signal.SIGKILL:

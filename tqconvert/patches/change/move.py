@@ -14,7 +14,15 @@ from tqconvert import fs
 from tqconvert.errors import GitFailedError, LockedError, RefusedError, StorageError
 from tqconvert.patches.change.chain import NewCommit, drop_crash_reports
 from tqconvert.patches.change.obstacles import Change, plain
-from tqconvert.patches.change.operation import FOLDER, REFS, Operation, State, new_id
+from tqconvert.patches.change.operation import (
+    DONE,
+    FOLDER,
+    MOVE,
+    REFS,
+    Operation,
+    State,
+    new_id,
+)
 from tqconvert.patches.change.patch_files import digests, restore_files, write_files
 from tqconvert.patches.change.repository import Blobs, Place, Repository, find_repository
 from tqconvert.patches.change.stage import Stage, check_index, index_with, prune
@@ -47,10 +55,10 @@ def carry_out(
         if isinstance(e, OSError):
             raise fs.storage_error(e, e.filename or repo.root) from e
         raise
+    # What is staged goes only once it is on record that nothing is to be taken back any more.
+    state.begin(then or op._replace(phase=DONE))
     clear(repo, state)
-    if then:
-        state.begin(then)
-    else:
+    if not then:
         state.end(op, **facts)
     _drop_oldest(repo)
 
@@ -80,7 +88,7 @@ def operation(
     }  # fmt: skip
     kept = {f"{REFS}/orig/{name}": (before.oid, None)}
     return Operation(
-        name, command, "move", before, after, {**refs, **kept}, paths, digests(files or {}), {}
+        name, command, MOVE, before, after, {**refs, **kept}, paths, digests(files or {}), {}
     )
 
 
@@ -165,10 +173,11 @@ def recover(repo: Repository, state: State) -> str | None:
         clear(repo, state)
         drop_fresh(repo)
         return None
-    if op.phase != "move":
+    if op.phase not in (MOVE, DONE):
+        clear(repo, state)
         return None
     head = repo.head()
-    if head == op.after and op.after != op.before:
+    if op.phase == DONE or (head == op.after and op.after != op.before):
         _drop_refs(repo, op)
         clear(repo, state)
         state.end(op, recovered="finished")

@@ -23,6 +23,7 @@ from tqconvert.patches.change.repository import Place, Repository
 FOLDER = "tqconvert"
 REFS = "refs/tqconvert"
 SCHEMA = "tqconvert.op/1"
+MOVE, DONE = "move", "done"
 EDIT = "-edit"
 """Ends the branch that is checked out while a patch is edited."""
 
@@ -56,7 +57,7 @@ class Operation(NamedTuple):
     id: str
     command: str
     phase: str
-    """`move`: to be taken back or finished; `rebase`: waits for the user."""
+    """`move`: to be taken back or finished; `done`: to be finished; `rebase`: waits for the user."""
     before: Place
     after: Place
     refs: Mapping[str, tuple[str | None, str | None]]

@@ -154,7 +154,7 @@ def verify(
     json: JsonOpt = False,
     quiet: QuietOpt = False,
 ) -> None:
-    """Prove that a tree is its release, and our patches in it are ours.
+    """Prove that a tree's llama.cpp is its release's, and our patches are ours.
 
     \b
     Levels, from 0; by default all that can be done here:

@@ -38,7 +38,8 @@ def states(pristine: Path, work: Path, *arguments: str) -> list[dict[str, str]]:
     return json.loads(ran.stdout)
 
 
-def _verb(args: tuple[str, ...]) -> str:
+def verb(args: tuple[str, ...]) -> str:
+    """What a git command is called."""
     at = 0
     while args[at] == "-c":
         at += 2
@@ -72,8 +73,8 @@ def _arm(number: int, when: str, tell: int) -> None:
     run = Git.run
 
     def run_git(self: Git, *args: str, **kwargs: Any) -> Any:
-        verb = _verb(args)
-        if verb in WRITES and is_last(f"git {verb}"):
+        name = verb(args)
+        if name in WRITES and is_last(f"git {name}"):
             if when == "middle":
                 os._exit(killer.NO_MIDDLE)
             killer._die()
@@ -83,7 +84,7 @@ def _arm(number: int, when: str, tell: int) -> None:
     feed = Git.feed
 
     def feed_git(self: Git, *args: str, data: Any, **kwargs: Any) -> Any:
-        if is_last(f"git {_verb(args)}"):
+        if is_last(f"git {verb(args)}"):
             if when == "middle":
                 rows = list(data)
                 feed(self, *args, data=rows[: len(rows) // 2], **kwargs)

@@ -45,18 +45,18 @@ def carry_out(
     Whatever is raised, all is as it was.
     """
     try:
-        state.begin(op)
+        state.begin(op, then or op._replace(phase=DONE))
         if files:
             write_files(state, files)
         if changes or op.after != op.before or op.refs:
             _move(repo, state, op, changes, contents)
+        # What is staged goes only once it is on record that nothing is to be taken back any more.
+        state.advance()
     except BaseException as e:
         _take_back(repo, state, op, e)
         if isinstance(e, OSError):
             raise fs.storage_error(e, e.filename or repo.root) from e
         raise
-    # What is staged goes only once it is on record that nothing is to be taken back any more.
-    state.begin(then or op._replace(phase=DONE))
     clear(repo, state)
     if not then:
         state.end(op, **facts)
@@ -68,7 +68,8 @@ def _drop_oldest(repo: Repository) -> None:
     folder = repo.common_dir / REFS / "orig"
     if folder.is_dir() and len(os.listdir(folder)) > 2 * KEPT:
         there = sorted(repo.refs(f"{REFS}/orig/").items())  # their names begin with the time
-        repo.update_refs({ref: (None, oid) for ref, oid in there[:-KEPT]}, "clear")
+        with suppress(GitFailedError):  # the operation is done; the next one tries again
+            repo.update_refs({ref: (None, oid) for ref, oid in there[:-KEPT]}, "clear")
 
 
 def operation(
@@ -124,14 +125,17 @@ def _drop_refs(repo: Repository, op: Operation) -> None:
 
 def _take_back(repo: Repository, state: State, op: Operation, cause: BaseException) -> None:
     try:
+        if op.after != op.before and repo.head() == op.after:
+            repo.point_head(op.before, f"{op.command} taken back")
         roll_back(repo, state, op)
         if "outer" in op.more:
             state.begin(Operation.from_json(op.more["outer"]))
         else:
             fs.remove(state.op_path)
-    except OSError as e:
+    except (OSError, GitFailedError) as e:
+        reason = f"{e.filename}: {e.strerror}" if isinstance(e, OSError) else str(e)
         raise StorageError(
-            f"{e.filename}: {e.strerror}; what `{op.command}` changed could not be put back yet",
+            f"{reason}; what `{op.command}` changed could not be put back yet",
             hint="make room, then: tqconvert ollama-build abort",
         ) from cause
 
@@ -251,6 +255,7 @@ def roll_back(repo: Repository, state: State, op: Operation) -> None:
 def clear(repo: Repository, state: State) -> None:
     """Remove what is staged, an `index.lock` of ours, and scratch."""
     drop_crash_reports(repo)
+    fs.remove(state.next_path)
     for path in state.folder.glob(".tqconvert-*.tmp"):
         path.unlink(missing_ok=True)
     lock = repo.git_dir / "index.lock"

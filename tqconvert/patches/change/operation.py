@@ -2,6 +2,7 @@
 
 tqconvert/lock        who is at work: process, host, start; one for all work trees of a repository
 tqconvert/op.json     the operation under way; only what was intended, never what the tree holds
+tqconvert/next.json   what op.json becomes once that is done
 tqconvert/log.jsonl   finished operations, one a line
 tqconvert/stage/      files about to be put in place, and those that they replace
 """
@@ -89,6 +90,7 @@ class State:
         self.folder = repo.git_dir / FOLDER
         self.lock_path = repo.common_dir / FOLDER / "lock"
         self.op_path = self.folder / "op.json"
+        self.next_path = self.folder / "next.json"
         self.log_path = self.folder / "log.jsonl"
         self.stage = self.folder / "stage"
         if (self.folder.parent.stat().st_dev) != repo.root.stat().st_dev:
@@ -107,10 +109,16 @@ class State:
                 hint=f"refs/tqconvert/orig/* hold where HEAD was; remove {self.op_path} then",
             ) from e
 
-    def begin(self, op: Operation) -> None:
-        """Put on record what is about to be done."""
+    def begin(self, op: Operation, then: Operation | None = None) -> None:
+        """Put on record what is about to be done, and what `advance` will put there in its stead."""
         fs.make_folders(self.folder)
+        if then:
+            fs.write_atomic(self.next_path, json.dumps(then.to_json(), indent=1).encode())
         fs.write_atomic(self.op_path, json.dumps(op.to_json(), indent=1).encode())
+
+    def advance(self) -> None:
+        """Put on record that it is done; a full disk, which may be the case by now, is no hindrance."""
+        fs.replace(self.next_path, self.op_path)
 
     def end(self, op: Operation, **facts: Any) -> None:
         """Log the operation and forget that it was under way."""

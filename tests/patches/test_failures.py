@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -501,6 +502,28 @@ def test_a_folder_that_cannot_be_written(release: Release, ours: Path) -> None:
     finally:
         folder.chmod(0o755)
     assert state_of(release.ollama) == before
+
+
+def test_a_tree_of_another_user(
+    release: Release, ours: Path, run_cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The advice of git is passed on, and what the user's configuration trusts is trusted."""
+    programs, home = tmp_path / "bin", tmp_path / "home"
+    programs.mkdir()
+    home.mkdir()
+    (programs / "git").write_text(
+        f'#!/bin/sh\nGIT_TEST_ASSUME_DIFFERENT_OWNER=1 exec "{shutil.which("git")}" "$@"\n'
+    )
+    (programs / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    code, _, err = run_cli(*APPLY, release.ollama, "--patches", ours)
+    assert code == 1
+    advice = f"git config --global --add safe.directory {release.ollama}"
+    assert f"hint: {advice}" in err
+    subprocess.run(shlex.split(advice), check=True, cwd=home)
+    assert run_cli(*APPLY, release.ollama, "--patches", ours)[0] == 0
 
 
 def test_filters_of_the_repository_are_not_run(

@@ -38,6 +38,9 @@ _DRIVER = re.compile(
     re.DOTALL,
 )
 
+_FOREIGN = b"detected dubious ownership"
+"""What git says of a repository that belongs to another user, unless `safe.directory` names it."""
+
 _RESTRICTING = ("GIT_NO_LAZY_FETCH", "GIT_ALLOW_PROTOCOL")
 """What of git's own environment may come from the caller: it only takes network access away."""
 
@@ -55,6 +58,8 @@ class Git:
         self.folder = folder.absolute()
         self._command = [os.path.abspath(program), *(x for s in _SETTINGS for x in ("-c", s))]
         kept = {k: v for k, v in env.items() if not k.startswith("GIT_") or k in _RESTRICTING}
+        self._user_env = kept
+        self._asked = False
         self.env = {
             **kept, "LC_ALL": "C", "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "GIT_PAGER": "cat",
@@ -79,6 +84,14 @@ class Git:
         self, *args: str, data: bytes | None = None, env: Mapping[str, str] | None = None
     ) -> "subprocess.CompletedProcess[bytes]":
         """Run a git command, whatever it answers."""
+        done = self._run(args, data, env)
+        if done.returncode and _FOREIGN in done.stderr and self._trust_as_user():
+            return self._run(args, data, env)
+        return done
+
+    def _run(
+        self, args: tuple[str, ...], data: bytes | None, env: Mapping[str, str] | None
+    ) -> "subprocess.CompletedProcess[bytes]":
         try:
             return subprocess.run(
                 [*self._command, *args], cwd=self.folder, env={**self.env, **(env or {})},
@@ -86,6 +99,19 @@ class Git:
             )  # fmt: skip
         except OSError as e:
             raise ToolMissingError(f"git: does not run in {self.folder} ({e.strerror})") from e
+
+    def _trust_as_user(self) -> bool:
+        """Take over which folders of other users the user's configuration trusts; False without any."""
+        if self._asked:
+            return False
+        self._asked = True
+        done = subprocess.run(
+            [self._command[0], "config", "--get-all", "-z", "safe.directory"], cwd="/", env=self._user_env,
+            capture_output=True, check=False,
+        )  # fmt: skip
+        trusted = os.fsdecode(done.stdout).split("\0")[:-1]
+        self._command += [x for folder in trusted for x in ("-c", f"safe.directory={folder}")]
+        return bool(trusted)
 
     def feed(
         self, *args: str, data: "Iterable[bytes]", env: Mapping[str, str] | None = None
@@ -137,4 +163,7 @@ class Git:
 def failed(args: tuple[str, ...], done: "subprocess.CompletedProcess[bytes]") -> GitFailedError:
     """The error that a failing command becomes."""
     said = done.stderr.decode("utf-8", "replace").strip() or f"ended with {done.returncode}"
-    return GitFailedError(f"git {args[0]}: {said.splitlines()[-1][:300]}")
+    rows = said.splitlines()
+    if _FOREIGN in done.stderr:  # the last line is the command that helps
+        return GitFailedError(rows[0].removeprefix("fatal: ")[:300], hint=rows[-1].strip())
+    return GitFailedError(f"git {' '.join(args[:1])}: {rows[-1][:300]}")

@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple, Self
 
 from tqconvert.errors import GitFailedError, NotFoundError, RefusedError
 from tqconvert.patches.files import Reader
-from tqconvert.patches.git import Git
+from tqconvert.patches.git import Git, failed
 from tqconvert.patches.objects import ABSENT, blob_id
 
 if TYPE_CHECKING:
@@ -227,7 +227,9 @@ def find_repository(root: Path, env: Mapping[str, str]) -> Repository | None:
     if done.returncode or len(rows) != 3 or rows[2] != "true":
         git.version()  # too old a git is the first thing to say
         said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["not a work tree"]
-        raise GitFailedError(f"{root}: {re.sub(r'^fatal: ', '', said[0])[:300]}")
+        raise GitFailedError(
+            f"{root}: {re.sub(r'^fatal: ', '', said[0])[:300]}", hint=failed((), done).hint
+        )
     return Repository(git.folder, git, Path(rows[0]), Path(rows[1]))
 
 

@@ -20,7 +20,7 @@ import os, sys
 from pathlib import Path
 control, args = Path(os.environ["FAKE"]), sys.argv[1:]
 with (control / "calls").open("a") as f:
-    print("cmake " + " ".join(args), file=f)
+    print("cmake " + " ".join(args) + " CFLAGS=" + os.environ.get("CFLAGS", ""), file=f)
 if "-B" in args:
     build = Path(args[args.index("-B") + 1])
     build.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ if args[0] == "env":
     print("go1.26.0", *(os.environ.get(name, "") for name in args[2:]), sep="\\n")
     sys.exit()
 with (control / "calls").open("a") as f:
-    print("go " + " ".join(args) + " PROXY=" + os.environ.get("GOPROXY", ""), file=f)
+    print("go " + " ".join(args) + " DATE=" + os.environ.get("SOURCE_DATE_EPOCH", ""), file=f)
 if (control / "go.fail").exists():
     print((control / "go.fail").read_text())
     sys.exit(1)
@@ -163,6 +163,18 @@ def test_a_legacy_release(shop: Shop, run_cli: Run) -> None:
     assert (code, found["embedded"], found["id"]) == (0, True, document["id"])
     assert [p["name"] for p in found["upstream"]] == document["upstream"]
     assert found["programs"] == []
+
+
+def test_nothing_of_the_place_and_time_goes_into_a_build(shop: Shop, run_cli: Run) -> None:
+    """Paths, dates and Go's own id are kept out: two builds of v0.19.0 in two caches were equal bytes."""
+    build(run_cli, shop, "--source", shop.legacy.ollama)
+    (go,) = shop.calls("go build")
+    assert "-trimpath" in go
+    assert "-buildid=" in go
+    assert go.endswith("DATE=0")
+    (configure,) = set(shop.calls("cmake -S"))
+    assert f"-ffile-prefix-map={shop.cache}/builds/" in configure
+    assert "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON" in configure
 
 
 def test_a_modern_release(shop: Shop, run_cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:

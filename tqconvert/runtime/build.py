@@ -95,7 +95,7 @@ def _id(request: Request, inputs: Inputs, tools: Tools) -> str:
     key = {
         "target": request.target, "scope": request.scope, "series": inputs.series,
         "trees": [[t.name, t.source.tree, t.id] for t in inputs.trees], "release": inputs.release,
-        "flags": inputs.flags, "environment": dict(chain.flags), "machine": cpu.machine,
+        "flags": inputs.flags, "recipe": inputs.recipe.revision, "environment": dict(chain.flags), "machine": cpu.machine,
         "cc": [chain.cc, chain.cc_version], "cxx": [chain.cxx, chain.cxx_version],
         "go": [tools.go.version, *tools.go.settings] if tools.go else None, "cpu": cpu.id if tools.native else None,
     }  # fmt: skip

@@ -92,6 +92,17 @@ def build_environment(env: Mapping[str, str], work: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
+NO_DATE = {"SOURCE_DATE_EPOCH": "0"}
+"""What compilers take for __DATE__ and __TIME__."""
+
+
+def reproducible(env: Mapping[str, str], work: Path) -> dict[str, str]:
+    """The environment with what keeps the path of `work` and the time out of objects."""
+    mapped = f"-ffile-prefix-map={work}=."
+    flags = {name: f"{env.get(name, '')} {mapped}".strip() for name in ("CFLAGS", "CXXFLAGS")}
+    return {**NO_DATE, **env, **flags}
+
+
 def _run(job: Job, phase: str, command: Sequence[str], steps: Steps) -> None:
     def on_line(line: str) -> None:
         if found := _STEP.match(line):

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from tqconvert.errors import BuildFailedError, NetworkError, StorageError, ToolMissingError
 from tqconvert.progress import Steps
+from tqconvert.runtime.compile import NO_DATE
 from tqconvert.runtime.process import output_of, require_program, run_logged
 from tqconvert.runtime.toolchain import Toolchain
 
 _OURS = ("GOFLAGS", "GOOS", "GOARCH")
 """Variables that are kept from the build."""
 _SETTINGS = (
-    "GOFLAGS", "GOAMD64", "GOARM64", "GOEXPERIMENT", "CGO_LDFLAGS", "CGO_CPPFLAGS", "GOFIPS140",
+    "GOFLAGS", "GOAMD64", "GOARM64", "GOEXPERIMENT", "CGO_CFLAGS", "CGO_CXXFLAGS", "CGO_LDFLAGS", "CGO_CPPFLAGS", "GOFIPS140",
 )  # fmt: skip
 _NEEDS = re.compile(r"go\.mod requires go >= (\S+)|requires go >= (\S+)")
 _OFFLINE = re.compile(
@@ -65,17 +66,15 @@ def go_environment(
 ) -> dict[str, str]:
     """The user's environment with what makes a build the same everywhere.
 
-    The path of the tree is kept out of C objects, the Go that is there is used and no other, and the
-    module cache is the user's; `offline` lets nothing be fetched into it. The compilers are plain
-    programs: where CC is `ccache gcc`, Go's linker falls back to -rdynamic, and the ggml inside of the
+    The Go that is there is used and no other, and the module cache is the user's; `offline` lets nothing
+    be fetched into it. -trimpath keeps paths out of C objects too, as long as CGO_CFLAGS, a part of every
+    package's id, hold none. The compilers are plain programs: where CC is `ccache gcc`, Go's linker falls back to -rdynamic, and the ggml inside of the
     program then replaces the functions of the libraries for one processor, which are faster.
     """
     # The user's own flags would change the build without being a part of its id.
     kept = {k: v for k, v in env.items() if not k.startswith("GIT_") and k not in _OURS}
-    mapped = f"-O2 -ffile-prefix-map={tree}=."
     return {
-        **kept, "LC_ALL": "C", "CGO_ENABLED": "1", "CC": chain.cc, "CXX": chain.cxx, "GOTOOLCHAIN": "local", "GOWORK": "off",
-        "CGO_CFLAGS": mapped, "CGO_CXXFLAGS": mapped,
+        **NO_DATE, **kept, "LC_ALL": "C", "CGO_ENABLED": "1", "CC": chain.cc, "CXX": chain.cxx, "GOTOOLCHAIN": "local", "GOWORK": "off",
         "GIT_CEILING_DIRECTORIES": str(tree.parent),
         **({"GOPROXY": "off", "GOSUMDB": "off"} if offline else {}),
     }  # fmt: skip

@@ -6,13 +6,21 @@ processor, are what a release computes with (CMakeLists.txt of v0.19.0).
 
 from pathlib import Path
 
-from tqconvert.runtime.compile import Job, build_environment, compile_targets, list_targets
+from tqconvert.runtime.compile import (
+    Job,
+    build_environment,
+    compile_targets,
+    list_targets,
+    reproducible,
+)
 from tqconvert.runtime.golang import GoJob, build_go, go_environment
 from tqconvert.runtime.recipe import Artifact, Site
 
-LEGACY_FLAGS = ("CMAKE_BUILD_TYPE=Release",)
+# What is copied out of cmake's folder must not look for its libraries there.
+LEGACY_FLAGS = ("CMAKE_BUILD_TYPE=Release", "CMAKE_BUILD_RPATH_USE_ORIGIN=ON")
 LDFLAGS = (
-    "-s -w -X=github.com/ollama/ollama/version.Version={version}"
+    # Go's own id of the build hashes paths that cgo is given (-I${SRCDIR}/...).
+    "-s -w -buildid= -X=github.com/ollama/ollama/version.Version={version}"
     " -X=github.com/ollama/ollama/server.mode=release"
 )
 _VARIANTS = (
@@ -33,6 +41,8 @@ _VARIANTS = (
 
 class Legacy:
     """One Go program, and the libraries of ggml's CPU backend."""
+
+    revision = 1
 
     def compile(self, site: Site, version: str) -> tuple[Artifact, ...]:
         """Compile. Raises BuildFailedError, ToolMissingError, NetworkError, StorageError."""
@@ -58,7 +68,7 @@ class Legacy:
         job = Job(
             tree=site.work / "src", build=build, log=site.log, toolchain=site.tools.chain,
             arguments=tuple(f"-D{x}" for x in site.flags),
-            env=build_environment(site.env, site.work), pass_fds=(site.lock,),
+            env=reproducible(build_environment(site.env, site.work), site.work), pass_fds=(site.lock,),
         )  # fmt: skip
         compile_targets(job, (), lambda _: False, jobs=site.jobs, steps=site.steps)
         present = list_targets(job)

@@ -54,6 +54,8 @@ def llama_cpp_inputs(request: Request, patches: Path, note: Callable[[str], None
 class LlamaCpp:
     """Programs of llama.cpp, and ours."""
 
+    revision = 1
+
     def __init__(self, scope: Scope, flags: tuple[str, ...]) -> None:
         self.scope = scope
         self._crossed = any("TOOLCHAIN_FILE" in x or "CMAKE_SYSTEM_" in x for x in flags)

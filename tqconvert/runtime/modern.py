@@ -8,7 +8,13 @@ variable OLLAMA_LLAMA_CPP_SOURCE would override it without them.
 import sys
 from pathlib import Path
 
-from tqconvert.runtime.compile import Job, build_environment, compile_targets, install_component
+from tqconvert.runtime.compile import (
+    Job,
+    build_environment,
+    compile_targets,
+    install_component,
+    reproducible,
+)
 from tqconvert.runtime.golang import GoJob, build_go, go_environment
 from tqconvert.runtime.legacy import LDFLAGS
 from tqconvert.runtime.recipe import Artifact, Site
@@ -38,6 +44,8 @@ def modern_flags(*, native: bool) -> tuple[str, ...]:
 class Modern:
     """llama-server with its libraries, and the Go program that starts it."""
 
+    revision = 1
+
     def compile(self, site: Site, version: str) -> tuple[Artifact, ...]:
         """Compile. Raises BuildFailedError, ToolMissingError, NetworkError, StorageError."""
         out = site.work / "out"
@@ -48,7 +56,7 @@ class Modern:
             "OLLAMA_LLAMA_CPP_SKIP_COMPAT_PATCH=ON",
             "FETCHCONTENT_FULLY_DISCONNECTED=ON",
         )
-        env = build_environment(site.env, site.work)
+        env = reproducible(build_environment(site.env, site.work), site.work)
         job = Job(
             tree=tree / "llama" / "server", build=site.work / "build", log=site.log,
             toolchain=site.tools.chain, arguments=tuple(f"-D{x}" for x in (*site.flags, *fixed)),

@@ -72,6 +72,9 @@ class Artifact:
 class Recipe(Protocol):
     """How the prepared trees of a target are compiled."""
 
+    revision: int
+    """Raised where the same inputs are compiled another way, so that a build of before is not taken."""
+
     def compile(self, site: Site, version: str) -> tuple[Artifact, ...]:
         """Compile; `version` is what the programs tell of themselves."""
 

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import gitkiller
 import killer
 import pytest
 
 from tests.patches.conftest import copied
 from tests.patches.releases import ENV, GIT, HEADER, Release, git, write_tree
+from tests.patches.test_stopped import GROWING
 from tests.patches.trees import (
     OURS,
     files_of,
@@ -34,7 +34,6 @@ from tqconvert.errors import LockedError, RefusedError
 from tqconvert.patches.change.abort import abort
 from tqconvert.patches.change.operation import Owner, State, started
 from tqconvert.patches.change.unapply import unapply
-from tqconvert.patches.git import Git
 
 Cli = Callable[..., tuple[int, str, str]]
 APPLY = ("ollama-build", "apply")
@@ -401,10 +400,6 @@ def full_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], list[st
     patched.undo()
 
 
-GROWING = {"write_at", "write_new", "append", "make_folders", "write_atomic", "link"}
-"""Writes that can meet a full disk; renames and removals cannot."""
-
-
 @pytest.mark.slow
 def test_a_full_disk_at_every_write(
     release: Release, ours: Path, full_at: Callable[[int], list[str]], run_cli: Cli
@@ -431,43 +426,6 @@ def test_a_full_disk_at_every_write(
         assert state_of(release.ollama) == before, (number, hit)
         assert litter(release.ollama) == [], (number, hit)
     assert done > 20
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", ["apply", "unapply"])
-def test_stopped_after_any_step_of_gits(
-    release: Release, ours: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str
-) -> None:
-    """Ctrl-C as each git process that writes ends, HEAD's included: the tree is as it was."""
-    arguments = ["--patches", ours] if command == "apply" else []
-    if command == "unapply":
-        put_on(release.ollama, ours)
-    before = state_of(release.ollama)
-    run = Git.run
-
-    def stopping(number: int) -> Callable[..., Any]:
-        calls = 0
-
-        def wrapped(self: Git, *args: str, **kwargs: Any) -> Any:
-            nonlocal calls
-            done = run(self, *args, **kwargs)
-            calls += gitkiller.verb(args) in gitkiller.WRITES
-            if calls == number:
-                calls += 1
-                raise KeyboardInterrupt
-            return done
-
-        return wrapped
-
-    for number in range(1, 50):
-        monkeypatch.setattr(Git, "run", stopping(number))
-        code = run_cli("ollama-build", command, release.ollama, *arguments)[0]
-        if code == 0:
-            break
-        assert code == 130, number
-        assert state_of(release.ollama) == before, number
-        assert litter(release.ollama) == [], number
-    assert number > 3
 
 
 def test_git_meets_a_full_disk(release: Release, ours: Path) -> None:

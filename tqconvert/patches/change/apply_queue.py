@@ -7,7 +7,7 @@ from typing import NamedTuple
 from tqconvert.errors import RefusedError, UsageError
 from tqconvert.patches.change.chain import Chain, NewCommit, write_commits
 from tqconvert.patches.change.generated import with_generated
-from tqconvert.patches.change.move import carry_out, contents_of, operation, recover
+from tqconvert.patches.change.move import at_work, carry_out, contents_of, operation, recover
 from tqconvert.patches.change.obstacles import Change, changes_between, require_clear, require_quiet
 from tqconvert.patches.change.operation import EDIT, REFS, State, new_id
 from tqconvert.patches.change.repository import Blobs, Entry, Place, Repository
@@ -119,7 +119,7 @@ def apply_queue(
     RefusedError, LockedError, StorageError; then everything is as it was.
     """
     state = State(repo)
-    with state.locked(), Blobs(repo.git) as blobs:
+    with at_work(repo, state), Blobs(repo.git) as blobs:
         recovered = recover(repo, state)
         plan = plan_apply(repo, queue, blobs, to=to, branch=branch)
         require_no_rebase(state)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from tqconvert.errors import NotFoundError, RefusedError
 from tqconvert.patches.change.apply_queue import require_no_rebase
 from tqconvert.patches.change.chain import read_chain
-from tqconvert.patches.change.move import carry_out, contents_of, operation, recover
+from tqconvert.patches.change.move import at_work, carry_out, contents_of, operation, recover
 from tqconvert.patches.change.obstacles import changes_between, require_clear, require_quiet
 from tqconvert.patches.change.operation import EDIT, REFS, State
 from tqconvert.patches.change.repository import Blobs, Place, Repository
@@ -28,7 +28,7 @@ def edit(repo: Repository, name: str) -> Editing:
     Raises RefusedError, NotFoundError, LockedError, StorageError; then everything is as it was.
     """
     state = State(repo)
-    with state.locked(), Blobs(repo.git) as blobs:
+    with at_work(repo, state), Blobs(repo.git) as blobs:
         recovered = recover(repo, state)
         require_no_rebase(state)
         work = repo.work()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tqconvert.errors import RefusedError
 from tqconvert.patches.change.apply_queue import require_no_rebase
 from tqconvert.patches.change.chain import Chain, read_chain
-from tqconvert.patches.change.move import recover
+from tqconvert.patches.change.move import at_work, recover
 from tqconvert.patches.change.obstacles import require_quiet
 from tqconvert.patches.change.operation import REFS, State
 from tqconvert.patches.change.refresh import commit_diffs, settle
@@ -69,7 +69,7 @@ def export(repo: Repository, queue: Queue, folder: Path) -> Exported:
     then everything is as it was.
     """
     state = State(repo)
-    with state.locked(), Blobs(repo.git) as blobs:
+    with at_work(repo, state), Blobs(repo.git) as blobs:
         recover(repo, state)
         require_no_rebase(state)
         now = look(repo, blobs)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tqconvert.errors import BadPatchError, NotFoundError, RefusedError, UsageError
-from tqconvert.patches.change.move import carry_out, contents_of, operation, recover
+from tqconvert.patches.change.move import at_work, carry_out, contents_of, operation, recover
 from tqconvert.patches.change.operation import State
 from tqconvert.patches.change.repository import Blobs, Repository
 from tqconvert.patches.change.stack import Conflict, look, stack
@@ -71,7 +71,7 @@ def import_patch(repo: Repository, queue: Queue, folder: Path, source: str, wish
     Raises BadPatchError, UsageError, RefusedError, NotFoundError, LockedError, StorageError.
     """
     state = State(repo)
-    with state.locked(), Blobs(repo.git) as blobs:
+    with at_work(repo, state), Blobs(repo.git) as blobs:
         recover(repo, state)
         data, origin = read_source(repo, source)
         diffs = parse_diffs(data, source)

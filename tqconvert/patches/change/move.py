@@ -6,8 +6,8 @@ whatever was done to them. git's own `index.lock` is held throughout, so that no
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqconvert import fs
@@ -215,6 +215,19 @@ def recover_tree(root: Path, env: Mapping[str, str]) -> str | None:
         return None
     with state.locked():
         return recover(repo, state)
+
+
+@contextmanager
+def at_work(repo: Repository, state: State) -> Iterator[None]:
+    """Hold the lock; commits that were made for an operation that never began are let go."""
+    with state.locked():
+        try:
+            yield
+        except BaseException:
+            if not state.op_path.exists():
+                with suppress(GitFailedError):
+                    drop_fresh(repo)
+            raise
 
 
 def drop_fresh(repo: Repository) -> None:

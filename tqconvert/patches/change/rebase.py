@@ -6,10 +6,11 @@ of the chain on the old base, so that git can merge three ways without llama.cpp
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqconvert.errors import RefusedError
+from tqconvert.errors import RefusedError, TqError
 from tqconvert.patches.change.am import range_diff, run_am
 from tqconvert.patches.change.apply_queue import (
     applied_ref,
@@ -23,7 +24,14 @@ from tqconvert.patches.change.chain import (
     write_commits,
     writing_failed,
 )
-from tqconvert.patches.change.move import carry_out, contents_of, drop_fresh, operation, recover
+from tqconvert.patches.change.move import (
+    at_work,
+    carry_out,
+    contents_of,
+    drop_fresh,
+    operation,
+    recover,
+)
 from tqconvert.patches.change.obstacles import changes_between, require_clear, require_quiet
 from tqconvert.patches.change.operation import REFS, Operation, State, new_id
 from tqconvert.patches.change.rebase_end import finish, give_up
@@ -64,7 +72,7 @@ def rebase(
     The tree stays as it is, unless `here`. Raises RefusedError, NotFoundError, LockedError, StorageError.
     """
     state = State(repo)
-    with state.locked(), Blobs(repo.git) as blobs:
+    with at_work(repo, state), Blobs(repo.git) as blobs:
         recovered = recover(repo, state)
         require_no_rebase(state)
         plan = plan_rebase(repo, queue, patches, blobs, onto, env)
@@ -87,20 +95,17 @@ def rebase(
             drop_fresh(repo)
             return Rebased(plan, head, repo.root, None, rows, recovered)
         op = _waiting(repo, queue, patches, plan, old, name, now.work.head, top, place)
-        if here:
-            changes = changes_between(
-                repo.tree(now.work.head.oid), tree_after(plan.base.tree, plan.commits)
-            )
-            require_clear(repo, now.work, changes)
-            refs = {plan.ref: (top, None), fresh: (None, top)}
-            move = operation(
-                "rebase", now.work.head, Place(top, plan.ref), changes, refs, name=name
-            )
-            carry_out(repo, state, move, changes, contents_of(blobs, plan.commits), then=op)
-        else:
-            _make_worktree(repo, state, op, place, env)
-        mails = _mails(repo, queue, plan, old)
-        waiting = run_am(place, env, mails)
+        try:
+            if here:
+                _go_there(repo, state, blobs, plan, op, fresh)
+            else:
+                _make_worktree(repo, state, op, place)
+            waiting = run_am(place, env, _mails(repo, queue, plan, old))
+        except BaseException:
+            if state.op_path.exists():
+                with suppress(TqError, OSError):  # else `abort` does it
+                    give_up(repo, state, op, env)
+            raise
         if waiting is None:
             done = finish(repo, state, op, env)
             return Rebased(plan, done.head, place, None, done.range_diff, recovered)
@@ -167,16 +172,25 @@ def _waiting(
     return Operation(name, "rebase", "rebase", head, Place(top, plan.ref), {}, {}, {}, more)
 
 
-def _make_worktree(
-    repo: Repository, state: State, op: Operation, place: Path, env: Mapping[str, str]
+def _go_there(
+    repo: Repository, state: State, blobs: Blobs, plan: RebasePlan, op: Operation, fresh: str
 ) -> None:
+    """The tree itself at the last patch that goes on."""
+    work = repo.work()
+    changes = changes_between(repo.tree(op.before.oid), tree_after(plan.base.tree, plan.commits))
+    require_clear(repo, work, changes)
+    refs = {plan.ref: (op.after.oid, None), fresh: (None, op.after.oid)}
+    move = operation("rebase", op.before, op.after, changes, refs, name=op.id)
+    carry_out(repo, state, move, changes, contents_of(blobs, plan.commits), then=op)
+
+
+def _make_worktree(repo: Repository, state: State, op: Operation, place: Path) -> None:
     """A tree of its own at the last patch that goes on."""
     state.begin(op)
     branch = str(op.more["branch"]).removeprefix("refs/heads/")
     repo.update_refs({f"{REFS}/orig/{op.id}": (str(op.more["old_top"]), None)}, "rebase")
     done = repo.git.run("worktree", "add", "--quiet", "-b", branch, str(place), op.after.oid)
     if done.returncode:
-        give_up(repo, state, op, env)
         said = done.stderr.decode("utf-8", "replace").strip()
         raise writing_failed("git worktree", said, done.returncode)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tqconvert.errors import RefusedError
 from tqconvert.patches.change.apply_queue import applied_ref, require_no_rebase, tree_after
 from tqconvert.patches.change.chain import write_commits
-from tqconvert.patches.change.move import carry_out, contents_of, operation, recover
+from tqconvert.patches.change.move import at_work, carry_out, contents_of, operation, recover
 from tqconvert.patches.change.obstacles import changes_between, has_crlf, plain, require_clear
 from tqconvert.patches.change.operation import REFS, Operation, State, new_id
 from tqconvert.patches.change.repository import Blobs, Entry, Place, Repository
@@ -50,7 +50,7 @@ def refresh(repo: Repository, queue: Queue, folder: Path, name: str | None = Non
     keep their bytes. Raises RefusedError, LockedError, StorageError; then everything is as it was.
     """
     state = State(repo)
-    with state.locked(), Blobs(repo.git) as blobs:
+    with at_work(repo, state), Blobs(repo.git) as blobs:
         recovered = recover(repo, state)
         require_no_rebase(state)
         now = look(repo, blobs)

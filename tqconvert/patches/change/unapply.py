@@ -10,7 +10,7 @@ from tqconvert.patches.change.apply_queue import (
     require_no_rebase,
 )
 from tqconvert.patches.change.chain import Chain, read_chain
-from tqconvert.patches.change.move import carry_out, contents_of, operation, recover
+from tqconvert.patches.change.move import at_work, carry_out, contents_of, operation, recover
 from tqconvert.patches.change.obstacles import (
     changes_between,
     find_blocked,
@@ -40,7 +40,7 @@ def unapply(repo: Repository, *, backup: bool = False) -> Unapplied:
     LockedError, StorageError; then everything is as it was.
     """
     state = State(repo)
-    with state.locked(), Blobs(repo.git) as blobs:
+    with at_work(repo, state), Blobs(repo.git) as blobs:
         recovered = recover(repo, state)
         require_no_rebase(state)
         work = repo.work()

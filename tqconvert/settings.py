@@ -40,6 +40,8 @@ class Settings:
     """Plain http to hosts that are not loopback."""
     offline: bool = False
     """No network at all."""
+    hf_endpoint: str = "https://huggingface.co"
+    """Hugging Face, or a mirror of it."""
     cache: Path = field(default_factory=default_cache)
     """Sources, builds and what else can be made again."""
     runtime: Path | None = None
@@ -50,12 +52,13 @@ class Settings:
 
 _KINDS: dict[str, type] = {
     "store": Path, "connections": int, "retries": int, "stall_s": float, "insecure": bool,
-    "offline": bool, "cache": Path, "runtime": Path,
+    "offline": bool, "hf_endpoint": str, "cache": Path, "runtime": Path,
 }  # fmt: skip
-_EXPECTED = {Path: "a path", int: "a whole number", float: "a number"}
+_EXPECTED = {Path: "a path", int: "a whole number", float: "a number", str: "a text"}
 _ENVIRONMENT = {
     "store": ("TQCONVERT_STORE", "OLLAMA_MODELS"),
     "offline": ("TQCONVERT_OFFLINE", "HF_HUB_OFFLINE"),
+    "hf_endpoint": ("TQCONVERT_HF_ENDPOINT", "HF_ENDPOINT"),
 }
 
 
@@ -155,6 +158,7 @@ def _convert(name: str, value: object, origin: str) -> Any:
             return False
         raise ConfigError(f"{origin}: {name} = {value!r} (expected true or false)")
     mistyped = isinstance(value, bool) or (kind is int and isinstance(value, float))
+    mistyped = mistyped or (kind is str and not isinstance(value, str))
     try:
         number = None if mistyped else kind(value)
     except (TypeError, ValueError):

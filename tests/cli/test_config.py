@@ -15,6 +15,7 @@ def test_defaults(run_cli: Any) -> None:
     assert out == (
         f'store = "{os.environ["OLLAMA_MODELS"]}"\n'
         "connections = 4\nretries = 6\nstall_s = 30.0\ninsecure = false\noffline = false\n"
+        'hf_endpoint = "https://huggingface.co"\n'
         f'cache = "{os.environ["HOME"]}/.cache/tqconvert"\n'
     )
 
@@ -31,7 +32,7 @@ def test_origin_names_variable_file_or_default(
     assert origins == {
         "store": "OLLAMA_MODELS", "connections": str(tmp_path / "tqconvert.toml"),
         "retries": "TQCONVERT_RETRIES", "stall_s": "default", "insecure": "default",
-        "offline": "default", "cache": "default",
+        "offline": "default", "hf_endpoint": "default", "cache": "default",
     }  # fmt: skip
     document = json.loads(run_cli("config", "show", "--json")[1])
     assert document["schema"] == "tqconvert.config.show/1"

@@ -38,7 +38,8 @@ def pull(
         str,
         typer.Argument(
             metavar="NAME|FILE",
-            help="A model such as qwen3.5:27b or host:5000/ns/model:tag, or a GGUF.",
+            help="A model such as qwen3.5:27b, host:5000/ns/model:tag or "
+            "hf.co/org/repo:Q4_K_M, or a GGUF.",
         ),
     ],
     as_name: Annotated[
@@ -77,9 +78,14 @@ def pull(
     bytes verifies the source, tags the file and computes its new digest. An
     interrupted pull goes on where it ended; a second one finds nothing to do.
 
+    Of a Hugging Face repository, hf.co/ORG/REPO means its usual quantization;
+    :QUANT or :FILE.gguf another one, @REVISION a branch, tag or commit. Shards
+    are joined into one GGUF on the way.
+
     \b
     Examples:
       tqconvert pull qwen3.5:27b
+      tqconvert pull hf.co/unsloth/Qwen3.5-27B-GGUF:Q4_K_M
       tqconvert pull 127.0.0.1:5000/library/gemma3:270m --as gemma3:mine
       tqconvert pull ./model.gguf --to ./out --type-k q8_0 --type-v turbo4
 
@@ -163,6 +169,12 @@ def _plan_text(plan: "PullPlan") -> str:
     lines = [f"{plan.name} -> {where}"]
     if plan.state is State.UNCHANGED:
         return f"{lines[0]}\n  nothing to do"
+    if plan.origin:
+        files = plan.origin.files
+        more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+        lines.append(
+            f"  {files[0][0]}{more} of {plan.origin.repository} at {plan.origin.revision[:12]}"
+        )
     rows = [
         (layer.label, layer.digest.short, format_bytes(layer.size), "fetch") for layer in plan.fetch
     ]
@@ -250,6 +262,7 @@ def _result_json(result: "PullResult") -> dict[str, Any]:
         "reasons": list(result.choice.reasons) if result.choice else [],
         "model": str(result.model) if result.model else None,
         "modelfile": str(plan.destination.modelfile),
+        "origin": plan.origin.to_json() if plan.origin else None,
     }  # fmt: skip
 
 

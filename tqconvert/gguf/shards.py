@@ -6,6 +6,7 @@ llama_split_path and llama_model_loader of llama.cpp (src/llama.cpp:545, src/lla
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqconvert.errors import InvalidGgufError, NotFoundError
@@ -36,11 +37,15 @@ def find_shards(path: str | os.PathLike[str]) -> tuple[Path, ...]:
     for shard in paths:
         if not shard.exists():
             raise NotFoundError(f"{shard}: missing shard of {count} of {paths[0].name}")
-    headers = [header if shard == path else look(shard).header for shard in paths]
-    for number, (shard, own) in enumerate(zip(paths, headers, strict=True)):
-        _check_numbers(shard, own, number, count)
-    _check_tensors(paths, headers)
+    check_set(paths, [header if shard == path else look(shard).header for shard in paths])
     return paths
+
+
+def check_set(names: Sequence[str | Path], headers: Sequence[Header]) -> None:
+    """Raise InvalidGgufError unless these, in this order, are all shards of one model."""
+    for number, (shard, own) in enumerate(zip(names, headers, strict=True)):
+        _check_numbers(shard, own, number, len(names))
+    _check_tensors(names[0], headers)
 
 
 def _paths(path: Path, header: Header, count: int) -> tuple[Path, ...]:
@@ -58,7 +63,7 @@ def _paths(path: Path, header: Header, count: int) -> tuple[Path, ...]:
     )
 
 
-def _check_numbers(shard: Path, header: Header, number: int, count: int) -> None:
+def _check_numbers(shard: str | Path, header: Header, number: int, count: int) -> None:
     own = (header.integer("split.no"), header.integer("split.count"))
     if own != (number, count):
         raise InvalidGgufError(
@@ -66,13 +71,13 @@ def _check_numbers(shard: Path, header: Header, number: int, count: int) -> None
         )
 
 
-def _check_tensors(paths: tuple[Path, ...], headers: list[Header]) -> None:
+def _check_tensors(first: str | Path, headers: Sequence[Header]) -> None:
     """The tensors of all shards, each once, must be as many as the first one says."""
     expected = headers[0].integer("split.tensors.count")
     names = [tensor.name for header in headers for tensor in header.tensors]
     if len(set(names)) != len(names):
-        raise InvalidGgufError(f"{paths[0]}: a tensor is in two shards; the set is mixed")
+        raise InvalidGgufError(f"{first}: a tensor is in two shards; the set is mixed")
     if expected is not None and len(names) != expected:
         raise InvalidGgufError(
-            f"{paths[0]}: the shards hold {len(names)} tensors (expected {expected})"
+            f"{first}: the shards hold {len(names)} tensors (expected {expected})"
         )

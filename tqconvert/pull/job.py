@@ -1,5 +1,6 @@
 """A pull from request to result: what the command line and other programs call."""
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,8 +11,10 @@ from tqconvert.errors import NotFoundError, UsageError
 from tqconvert.modelfile.make import from_gguf
 from tqconvert.models import looks_like_path
 from tqconvert.progress import Progress, Reporting
+from tqconvert.pull.hub.model import HubModel
+from tqconvert.pull.hub.name import HubName, parse_hub_name
 from tqconvert.pull.modelfile import write_modelfile
-from tqconvert.pull.plan import Destination, PullPlan, Wish, check_plan, plan_pull
+from tqconvert.pull.plan import Destination, PullPlan, Wish, check_plan, header_here, plan_pull
 from tqconvert.pull.receive import Workplace
 from tqconvert.pull.run import PullResult, run_pull
 from tqconvert.reference import ModelName
@@ -50,13 +53,18 @@ class Job:
 def prepare(request: PullRequest, settings: Settings, progress: Progress) -> Job:
     """Ask the source what it has and plan the pull; nothing is written.
 
-    Raises UsageError, NotFoundError, NetworkError, AuthError, BadManifestError.
+    Raises UsageError, NotFoundError, NetworkError, AuthError, BadManifestError, RefusedError.
     """
     connections = request.connections or settings.connections
     http = Http(
         insecure=settings.insecure, offline=settings.offline, stall_s=settings.stall_s,
         connections=connections,
     )  # fmt: skip
+    hub_name = None
+    if not os.path.isfile(request.source):
+        hub_name = parse_hub_name(request.source, settings.hf_endpoint)
+    if hub_name is not None:
+        return _prepare_hub(hub_name, request, settings, http, progress)
     if looks_like_path(request.source):
         return _prepare_file(request, settings, http, progress)
     name = ModelName.parse(request.source)
@@ -91,6 +99,25 @@ def _prepare_file(request: PullRequest, settings: Settings, http: Http, progress
     )  # fmt: skip
     place = Workplace(destination.partials, http, progress)
     return Job(request, plan, place, _no_source)
+
+
+def _prepare_hub(
+    hub_name: HubName, request: PullRequest, settings: Settings, http: Http, progress: Progress
+) -> Job:
+    """The job for a model of Hugging Face: its files at the commit that is there now."""
+    model = HubModel(http, settings.hf_endpoint, hub_name, progress)
+    target = _target(model.name, request)
+    destination = _destination(request, settings, target)
+    content = model.read(lambda digest: header_here(destination, target, digest))
+    plan = plan_pull(
+        model.name, target, content.manifest, destination, request.wish, inline=content.inline,
+        origin=model.origin, header=content.header, shards=content.shards,
+    )  # fmt: skip
+    place = Workplace(
+        destination.partials, http, progress, connections=request.connections or settings.connections,
+        retries=settings.retries, heads=content.heads,
+    )  # fmt: skip
+    return Job(request, plan, place, model.source_of)
 
 
 def _no_source(digest: Digest) -> Endpoint:

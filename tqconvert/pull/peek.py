@@ -5,22 +5,19 @@ It tells beforehand what the tags would be and what the cache would take, at the
 
 from dataclasses import dataclass
 
-from tqconvert.digest import Digest
-from tqconvert.errors import IncompleteHeaderError
-from tqconvert.gguf.header import Header, parse_header, read_header
+from tqconvert.gguf.header import Header, read_header
 from tqconvert.gguf.tags import CacheTypes
 from tqconvert.kv.arch import layout_of
 from tqconvert.kv.size import kv_bytes
 from tqconvert.kv.types import F16, CacheType, parse_cache_type
 from tqconvert.pull.choose import TagChoice, choose_tags
+from tqconvert.pull.head import fetch_head
 from tqconvert.pull.plan import PullPlan
 from tqconvert.pull.run import SourceOf
-from tqconvert.registry.http import Endpoint, Http, check, drop, read_body
+from tqconvert.registry.http import Http
 
-FIRST_BYTES = 1 << 20
 MOST_BYTES = 64 << 20
 """A header that is longer is left for the pull itself."""
-
 
 USUAL_CONTEXT = 32768
 
@@ -42,11 +39,13 @@ def peek(plan: PullPlan, source_of: SourceOf, http: Http) -> Peek | None:
     """
     if plan.main is None or not plan.wish.tag:
         return None
-    header = _local(plan) or _fetched(
-        source_of(plan.main.digest), plan.main.digest, plan.main.size, http
-    )
+    header = plan.header or _local(plan)
     if header is None:
-        return None
+        subject, source = f"model {plan.main.digest.short}", source_of(plan.main.digest)
+        found = fetch_head(http, source, plan.main.size, subject, most=MOST_BYTES)
+        if found is None:
+            return None
+        header = found[1]
     choice = choose_tags(header, plan.wish.type_k, plan.wish.type_v)
     layout = layout_of(header)
     n_ctx = min(layout.n_ctx_train or USUAL_CONTEXT, USUAL_CONTEXT)
@@ -66,20 +65,3 @@ def _types(names: CacheTypes) -> CacheType | tuple[CacheType, ...]:
 
 def _local(plan: PullPlan) -> Header | None:
     return read_header(plan.local) if plan.local else None
-
-
-def _fetched(source: Endpoint, digest: Digest, size: int, http: Http) -> Header | None:
-    subject, n = f"model {digest.short}", min(FIRST_BYTES, size)
-    while True:
-        response, _ = http.request("GET", source, {"Range": f"bytes=0-{n - 1}"})
-        check(response, subject, source.url)
-        if response.status != 206 and n < size:
-            drop(response)  # no ranges: the whole file is not worth a look at its header
-            return None
-        data = read_body(response, n, subject)
-        try:
-            return parse_header(data, size, subject=subject)
-        except IncompleteHeaderError:
-            if n >= MOST_BYTES:
-                return None
-            n = min(4 * n, size)

@@ -10,13 +10,19 @@ from typing import Any
 from tqconvert import fs
 from tqconvert.digest import Digest
 from tqconvert.errors import BadManifestError, RefusedError, StorageError, TqError
-from tqconvert.gguf.header import read_header
-from tqconvert.gguf.tags import PAGE, CacheTypes, read_tags
+from tqconvert.gguf.header import Header, read_header
+from tqconvert.gguf.tags import PAGE, CacheTypes, is_tagged, original_header, read_tags
 from tqconvert.pull.choose import choose_tags
 from tqconvert.reference import ModelName
 from tqconvert.registry.partial import Partial
 from tqconvert.store.layout import Store
-from tqconvert.store.manifest import SOURCE_MANIFEST_KEY, Layer, Manifest
+from tqconvert.store.manifest import (
+    SHARDS_KEY,
+    SOURCE_KEY,
+    SOURCE_MANIFEST_KEY,
+    Layer,
+    Manifest,
+)
 from tqconvert.store.publish import refuse_case_clash
 from tqconvert.units import format_bytes
 
@@ -43,6 +49,21 @@ class Wish:
     tag: bool = True
     type_k: str | None = None
     type_v: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where files come from that no registry's manifest names; `revision` is exact."""
+
+    repository: str
+    revision: str
+    files: tuple[tuple[str, str | None, int], ...]
+    """Path, sha256 where the source tells one, bytes."""
+
+    def to_json(self) -> Mapping[str, Any]:
+        """The origin as a JSON object."""
+        files = [{"path": p, "sha256": d, "bytes": n} for p, d, n in self.files]
+        return {"repository": self.repository, "revision": self.revision, "files": files}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +128,19 @@ class PullPlan:
     kept_bytes: int
     """Bytes that an interrupted pull left here."""
 
+    origin: Origin | None = None
+    header: Header | None = None
+    """The model's header where the plan was made by it."""
+
+    shards: tuple[Digest, ...] = ()
+    """Set where the model is joined of several files on its way; the digest of `main` then stands for
+    these, and the real one is known at the end."""
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the source is a file on this disk."""
+        return isinstance(self.name, Path)
+
     @property
     def fetch_bytes(self) -> int:
         """Bytes that come over the network."""
@@ -145,12 +179,14 @@ class PullPlan:
             "tag": self.wish.tag and self.main is not None,
             "file": str(self.destination.file) if self.destination.file else None,
             "modelfile": str(self.destination.modelfile),
+            "origin": self.origin.to_json() if self.origin else None,
         }
 
 
 def plan_pull(
     name: ModelName | Path, target: ModelName, manifest: Manifest, destination: Destination,
     wish: Wish, *, local: Path | None = None, inline: Mapping[Digest, bytes] | None = None,
+    origin: Origin | None = None, header: Header | None = None, shards: tuple[Digest, ...] = (),
 ) -> PullPlan:  # fmt: skip
     """The plan for a manifest that was fetched. Reads the store, changes nothing."""
     models = manifest.layers_of("model")
@@ -174,7 +210,16 @@ def plan_pull(
     state = _state(target, manifest, destination, wish)
     return PullPlan(
         name, target, destination, manifest, wish, state, main, tuple(fetch), tuple(reuse), local,
-        inline, kept,
+        inline, kept, origin, header, shards,
+    )  # fmt: skip
+
+
+def replan(plan: PullPlan) -> PullPlan:
+    """The plan as it is now: another process may have changed the store."""
+    return plan_pull(
+        plan.name, plan.target, plan.manifest, plan.destination, plan.wish,
+        local=plan.local if plan.is_file else None, inline=plan.inline, origin=plan.origin,
+        header=plan.header, shards=plan.shards,
     )  # fmt: skip
 
 
@@ -210,6 +255,23 @@ def check_plan(plan: PullPlan, *, yes: bool) -> None:
         )
 
 
+def header_here(destination: Destination, target: ModelName, digest: Digest) -> Header | None:
+    """Header of the untagged model with this digest, from what is installed; None where it is not."""
+    try:
+        there = destination.store.read_manifest(target)
+        for layer in there.layers_of("model")[:1] if there else ():
+            header = read_header(destination.place_of(layer, is_main=True))
+            if str(digest) == layer.annotations.get(SOURCE_KEY) and is_tagged(header):
+                return original_header(header)
+            if str(digest) == layer.annotations.get(SHARDS_KEY):
+                return original_header(header) if is_tagged(header) else header
+            if digest == layer.digest:
+                return header
+        return read_header(destination.store.blob(digest))
+    except TqError:
+        return None
+
+
 def partial_of(destination: Destination, layer: Layer, *, tag: bool) -> Partial:
     """The partial file of a layer; with room in front where it will be tagged."""
     return Partial(destination.partials, layer.digest, layer.size, room=PAGE if tag else 0)
@@ -239,6 +301,11 @@ def _state(target: ModelName, manifest: Manifest, destination: Destination, wish
     if wish.tag and main and _made_from(there, manifest):
         path = destination.place_of(main[0], is_main=True)
         return State.UNCHANGED if _has_tags(path, wish) else State.REPLACE
+    if (
+        not wish.tag and main and _made_from(there, manifest)
+    ):  # joined of shards, so it has no digest
+        path = destination.place_of(main[0], is_main=True)
+        return State.REPLACE if _is_tagged(path) else State.UNCHANGED
     return State.REPLACE
 
 
@@ -280,6 +347,13 @@ def _has_tags(path: Path, wish: Wish) -> bool:
         return False
     pairs = ((wish.type_k, tags.type_k), (wish.type_v, tags.type_v))
     return all(asked is None or asked == _as_given(there) for asked, there in pairs)
+
+
+def _is_tagged(path: Path) -> bool:
+    try:
+        return is_tagged(read_header(path))
+    except TqError:
+        return True  # it is not what was asked for
 
 
 def _as_given(types: CacheTypes) -> str:

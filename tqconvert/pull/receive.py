@@ -1,8 +1,8 @@
 """Bytes of one blob into their place: over the network or from this disk, through the same assembly."""
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqconvert import fs
@@ -41,6 +41,8 @@ class Workplace:
     progress: Progress
     connections: int = 4
     retries: int = 6
+    heads: Mapping[Digest, bytes] = field(default_factory=dict)
+    """First bytes of blobs, read when the pull was planned; they are not fetched again."""
 
 
 def fetch_blob(
@@ -78,16 +80,20 @@ def _transfer(
     place: Workplace, blob: Blob, source: Endpoint, partial: Partial, total: Stats
 ) -> Assembled:
     progress = _progress(place, blob)
+    before = partial.done.total()
+    seed(partial, place.heads.get(blob.digest, b""))
     transfer = Transfer(
         place.http, source, partial, subject=blob.subject, progress=progress,
         connections=place.connections, retries=place.retries,
     )  # fmt: skip
+    transfer.stats.received = partial.done.total() - before
+    transfer.stats.resumed_from = before
     assembly = Assembly(
         partial, transfer.watermark, subject=blob.subject, expected=blob.digest,
         is_model=blob.is_model, choose=blob.choose,
     )  # fmt: skip
     try:
-        progress.start(blob.subject, blob.size, partial.done.total())
+        progress.start(blob.subject, blob.size, before)
         transfer.run(assembly.on_prefix)
         return assembly.finish()
     finally:
@@ -95,6 +101,18 @@ def _transfer(
         assembly.join()
         progress.finish()
         total.add(transfer.stats)
+
+
+def seed(partial: Partial, head: bytes) -> None:
+    """Put the first bytes of a blob, which came beforehand, into its place. Raises StorageError."""
+    have = partial.done.prefix()
+    if len(head) <= have:
+        return
+    try:
+        partial.write(head[have:], have)
+        partial.note(have, len(head))
+    except OSError as e:
+        raise fs.storage_error(e, partial.path) from e
 
 
 def copy_blob(

@@ -24,7 +24,7 @@ from tqconvert.gguf.tags import PAGE, KvTags, is_tagged, original_header, read_t
 from tqconvert.progress import Reporting, Silent
 from tqconvert.pull.assemble import Assembled
 from tqconvert.pull.choose import TagChoice, choose_tags
-from tqconvert.pull.plan import PullPlan, State, partial_of, plan_pull
+from tqconvert.pull.plan import PullPlan, State, partial_of, replan
 from tqconvert.pull.receive import SHOWN_BYTES, Blob, Workplace, copy_blob, fetch_blob, partial_for
 from tqconvert.registry.http import Endpoint
 from tqconvert.registry.transfer import Stats
@@ -62,10 +62,7 @@ def run_pull(plan: PullPlan, source_of: SourceOf, place: Workplace) -> PullResul
     """
     began = time.monotonic()
     with _blob_lock(plan, plan.main.digest if plan.main else plan.manifest.digest, place):
-        fresh = plan_pull(
-            plan.name, plan.target, plan.manifest, plan.destination, plan.wish,
-            local=plan.local if plan.inline else None, inline=plan.inline,
-        )  # fmt: skip
+        fresh = replan(plan)
         if fresh.state is State.UNCHANGED:
             _forget(fresh)
             return _unchanged(fresh, began)
@@ -238,7 +235,7 @@ class _Run:
         try:
             return copy_blob(self._place, blob, local, self._place_for)
         except (DigestMismatchError, InvalidGgufError):
-            if self._plan.inline:
+            if self._plan.is_file:
                 raise
             self._place.progress.note(f"{blob.subject}: the copy here is damaged; fetching it")
             return None

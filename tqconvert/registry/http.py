@@ -106,7 +106,7 @@ class Http:
     ) -> "urllib3.BaseHTTPResponse":
         import urllib3
 
-        self._allow(endpoint.url)
+        self.allow(endpoint.url)
         sent = {
             "User-Agent": f"tqconvert/{__version__}",
             "Accept-Encoding": "identity",
@@ -121,7 +121,7 @@ class Http:
         except urllib3.exceptions.HTTPError as e:
             raise connection_error(endpoint.url, e) from e
 
-    def _allow(self, url: str) -> None:
+    def allow(self, url: str) -> None:
         """Refuse what must not be asked: --offline, file:, plain http over a network."""
         parts = _split(url)
         if self.offline:

@@ -24,6 +24,9 @@ SOURCE_KEY = "tqconvert.source.digest"
 SOURCE_MANIFEST_KEY = "tqconvert.source.manifest"
 """Annotation of a tagged model layer: digest of the manifest it was pulled by."""
 
+SHARDS_KEY = "tqconvert.source.shards"
+"""Annotation of a model layer that was joined of shards: stands for their digests."""
+
 INSTALLED_KEY = "tqconvert.installed"
 """Annotation of a model layer that `install` put into the store from a file."""
 

@@ -34,6 +34,12 @@ def check_source(source: Path) -> Header:
     if not source.is_file():
         raise NotFoundError(f"{source}: no regular file (expected a GGUF file)")
     header = read_header(source)
+    refuse_unfit(header, str(source))
+    return header
+
+
+def refuse_unfit(header: Header, source: str) -> None:
+    """Raise RefusedError, InvalidGgufError for a GGUF that Ollama cannot hold as a model."""
     shards = header.integer("split.count") or 0
     if shards > 1:
         raise RefusedError(
@@ -50,7 +56,6 @@ def check_source(source: Path) -> Header:
         )
     if not header.tensors:
         raise InvalidGgufError(f"{source}: no tensors (expected a model)")
-    return header
 
 
 def refuse_writers(source: Path) -> None:

@@ -1,0 +1,282 @@
+"""Hugging Face: what a repository holds at one commit, and where its files are to be had.
+
+Listing, revisions, tokens and errors are `huggingface_hub`'s; bytes go through our own engine, because
+the client does not resume across processes and compares no digest (huggingface_hub 2.4, plain HTTPS).
+Files kept in Git LFS or Xet have a sha256 in the listing; others are at most a few megabytes and known
+by their Git blob id.
+
+The file addresses redirect to a CDN with signed URLs. A Xet-backed file is served there over plain HTTPS
+as well, so nothing of the Xet protocol is needed.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from tqconvert import __version__
+from tqconvert.digest import Digest
+from tqconvert.errors import (
+    AuthError,
+    DigestMismatchError,
+    IntegrityError,
+    NetworkError,
+    NotFoundError,
+    TqError,
+    UsageError,
+)
+from tqconvert.registry.http import (
+    RETRYABLE,
+    Endpoint,
+    Http,
+    ProtocolError,
+    TransientError,
+    check,
+    read_body,
+    retry_after,
+)
+
+ATTEMPTS = 4
+MAX_WAIT_S = 60.0
+MAX_PLAIN_BYTES = 64 << 20
+"""A file outside LFS is read whole into memory; the Hub takes none of more than 10 MB."""
+
+LOGIN = "hf auth login, or set HF_TOKEN"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file of a repository; `digest` is None for one that is not in LFS."""
+
+    path: str
+    size: int
+    blob_id: str
+    digest: Digest | None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A repository at one commit."""
+
+    repository: str
+    commit: str
+    files: tuple[HubFile, ...]
+
+
+class Hub:
+    """Hugging Face or a mirror of it, by its address."""
+
+    def __init__(self, http: Http, endpoint: str) -> None:
+        from huggingface_hub import HfApi
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+        http.allow(endpoint)
+        self._http = http
+        self.address = endpoint.rstrip("/")
+        self._api = HfApi(
+            endpoint=self.address, library_name="tqconvert", library_version=__version__
+        )
+        # With the token of HF_TOKEN or `hf auth login`, unless the user forbids it to be sent.
+        headers = build_hf_headers(library_name="tqconvert", library_version=__version__)
+        self._headers = {str(k): str(v) for k, v in headers.items()}
+
+    @property
+    def has_token(self) -> bool:
+        """Whether requests carry a token."""
+        return "authorization" in self._headers
+
+    def list_files(self, repository: str, revision: str | None) -> Listing:
+        """All files of the repository at the commit that `revision` (default: main) is now.
+
+        Raises NotFoundError, AuthError, NetworkError, UsageError for a name that cannot be one.
+        """
+        from huggingface_hub.hf_api import RepoFile
+
+        def ask() -> Listing:
+            commit = self._api.model_info(repository, revision=revision, timeout=30.0).sha
+            if not commit:
+                raise ProtocolError(f"{repository}: {self._host} names no commit")
+            tree = self._api.list_repo_tree(repository, revision=commit, recursive=True)
+            files = tuple(_file(entry) for entry in tree if isinstance(entry, RepoFile))
+            return Listing(repository, commit, files)
+
+        return self._asked(ask, repository, revision)
+
+    def check_access(self, listing: Listing, file: HubFile) -> None:
+        """Ask for the file's headers: gated repositories list their files to everybody.
+
+        Raises AuthError, NotFoundError, NetworkError, IntegrityError if it is not the file listed.
+        """
+        from huggingface_hub import get_hf_file_metadata
+
+        source = self.source(listing, file)
+        subject = f"{listing.repository}/{file.path}"
+        found = self._asked(
+            lambda: get_hf_file_metadata(
+                source.url, token=False, headers=dict(self._headers), endpoint=self.address
+            ),
+            listing.repository,
+            listing.commit,
+        )
+        if found.commit_hash not in (None, listing.commit):
+            raise IntegrityError(
+                f"{subject}: comes from commit {found.commit_hash} (expected {listing.commit})"
+            )
+        if found.size not in (None, file.size):
+            raise IntegrityError(f"{subject}: {found.size} bytes (listed: {file.size})")
+        etag = found.etag or ""
+        if file.digest and len(etag) == len(file.digest.hex) and etag != file.digest.hex:
+            raise DigestMismatchError(f"{subject}: sha256 {etag} (listed: {file.digest.hex})")
+
+    def source(self, listing: Listing, file: HubFile) -> Endpoint:
+        """Where the bytes of the file are, at the commit that was listed."""
+        from huggingface_hub import hf_hub_url
+
+        url = hf_hub_url(
+            listing.repository, file.path, revision=listing.commit, endpoint=self.address
+        )
+        return Endpoint(url, self._headers)
+
+    def read_file(self, listing: Listing, file: HubFile) -> bytes:
+        """The whole of a small file, checked against its sha256 or Git blob id.
+
+        Raises DigestMismatchError, NetworkError and its kin; UsageError for a file that is not small.
+        """
+        subject = f"{listing.repository}/{file.path}"
+        if file.size > MAX_PLAIN_BYTES:
+            raise UsageError(f"{subject}: {file.size} bytes outside LFS, without a sha256")
+
+        def ask() -> bytes:
+            source = self.source(listing, file)
+            response, reached = self._http.request("GET", source)
+            check(response, subject, reached.url)
+            return read_body(response, file.size, subject)
+
+        data = self._asked(ask, listing.repository, listing.commit)
+        if file.digest is not None:
+            same = hashlib.sha256(data).hexdigest() == file.digest.hex
+        else:
+            same = git_blob_id(data) == file.blob_id
+        if not same:
+            raise DigestMismatchError(
+                f"{subject}: what arrived is not the file that was listed",
+                hint="the server or something on the way changed the bytes; nothing was installed",
+            )
+        return data
+
+    def asked(self, ask: Callable[[], T], listing: Listing) -> T:
+        """The answer to a question about a listed file; failures that may pass are tried again."""
+        return self._asked(ask, listing.repository, listing.commit)
+
+    @property
+    def _host(self) -> str:
+        return urlsplit(self.address).netloc
+
+    def _asked(self, ask: Callable[[], T], repository: str, revision: str | None) -> T:
+        """The answer; failures that may pass are tried again. Errors become ours."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return ask()
+            except TransientError as e:
+                error, wait_s = e, e.wait_s
+            except TqError:
+                raise
+            except Exception as e:  # noqa: BLE001 - translated, or raised again as it is
+                found = self._translated(e, repository, revision)
+                if found is None:
+                    raise
+                if not isinstance(found, TransientError):
+                    raise found from e
+                error, wait_s = found, found.wait_s
+            if attempt < ATTEMPTS - 1:
+                time.sleep(min(0.5 * 2**attempt if wait_s is None else wait_s, MAX_WAIT_S))
+        raise NetworkError(f"{error.message}; gave up after {ATTEMPTS} attempts", hint=error.hint)
+
+    def _translated(self, e: Exception, repository: str, revision: str | None) -> TqError | None:
+        """Our error for one of huggingface_hub's; None for what is no answer of a server."""
+        from huggingface_hub import errors
+
+        page = f"{self.address}/{repository}"
+        match e:
+            case errors.GatedRepoError():
+                if self.has_token:
+                    hint = f"accept its terms at {page}, with the account of your token"
+                else:
+                    hint = f"accept its terms at {page}, then {LOGIN}"
+                return AuthError(
+                    f"{repository}: gated, {self._host} wants its terms accepted", hint=hint
+                )
+            case errors.RepositoryNotFoundError():
+                hint = "check the name; a token of an account that may read it is needed if it is private"
+                if not self.has_token:
+                    hint = f"check the name; if it is private: {LOGIN}"
+                return NotFoundError(f"{repository}: no such repository at {self._host}", hint=hint)
+            case errors.RevisionNotFoundError():
+                return NotFoundError(
+                    f"{repository}: no revision {revision}",
+                    hint=f"branches, tags and commits: {page}/commits/main",
+                )
+            case errors.EntryNotFoundError():
+                return NotFoundError(
+                    f"{repository}: a listed file is not there", hint=f"see {page}"
+                )
+            case errors.HFValidationError():
+                return UsageError(f"{repository}: cannot be a repository (expected ORG/NAME)")
+            case errors.OfflineModeIsEnabled():
+                return NetworkError(
+                    f"{self._host}: not asked, because HF_HUB_OFFLINE forbids the network",
+                    hint="unset HF_HUB_OFFLINE, or take a file on this disk",
+                )
+            case errors.HfHubHTTPError():
+                return self._refused(e, repository)
+            case errors.HTTPError():  # type: ignore[attr-defined] # httpx's or httpx2's own
+                return TransientError(
+                    f"{self._host}: {type(e).__name__}: {e}", hint="check the name and the network"
+                )
+            case ValueError() | KeyError() | TypeError():
+                return ProtocolError(
+                    f"{self._host}: does not answer as Hugging Face does ({type(e).__name__})",
+                    hint="check HF_ENDPOINT, and whether a proxy or a login page stands in between",
+                )
+            case _:
+                return None
+
+    def _refused(self, e: Exception, repository: str) -> TqError:
+        """Our error for an HTTP status that has no class of its own."""
+        response = getattr(e, "response", None)
+        status = getattr(response, "status_code", 0)
+        says = (getattr(e, "server_message", None) or "").strip()
+        text = f"{repository}: {self._host} answered {status}" + (f" ({says})" if says else "")
+        if status in (401, 403):
+            hint = "the token may be wrong or lack a permission: hf auth whoami"
+            return AuthError(text, hint=hint if self.has_token else LOGIN)
+        if status in RETRYABLE:
+            headers = getattr(response, "headers", {})
+            wait_s = retry_after({k.title(): v for k, v in headers.items()})
+            return TransientError(text, wait_s=wait_s)
+        return ProtocolError(text)
+
+
+def git_blob_id(data: bytes) -> str:
+    """The name that Git gives a file with these bytes."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # noqa: S324 - Git's choice
+
+
+def _file(entry: object) -> HubFile:
+    """A row of the listing, believed only as far as its form."""
+    path, size = str(getattr(entry, "path", "")), getattr(entry, "size", None)
+    lfs = getattr(entry, "lfs", None)
+    digest = None
+    if lfs is not None:
+        size = lfs.size
+        try:
+            digest = Digest.parse(f"sha256:{lfs.sha256}")
+        except IntegrityError:
+            raise ProtocolError(f"{path[:80]!r}: listed without a sha256") from None
+    if not isinstance(size, int) or not 0 <= size <= 1 << 44:
+        raise ProtocolError(f"{path[:80]!r}: listed with {size!r} bytes")
+    return HubFile(path, size, str(getattr(entry, "blob_id", "")), digest)

@@ -175,9 +175,10 @@ def _plan_text(plan: "PullPlan") -> str:
         lines.append(
             f"  {files[0][0]}{more} of {plan.origin.repository} at {plan.origin.revision[:12]}"
         )
-    rows = [
-        (layer.label, layer.digest.short, format_bytes(layer.size), "fetch") for layer in plan.fetch
-    ]
+    names = {x.digest: x.digest.short for x in plan.manifest.blobs}
+    if plan.shards and plan.main:
+        names[plan.main.digest] = f"{len(plan.shards)} shards"
+    rows = [(x.label, names[x.digest], format_bytes(x.size), "fetch") for x in plan.fetch]
     rows += [
         (layer.label, layer.digest.short, format_bytes(layer.size), "here") for layer in plan.reuse
     ]

@@ -13,6 +13,7 @@ from tqconvert.models import looks_like_path
 from tqconvert.progress import Progress, Reporting
 from tqconvert.pull.hub.model import HubModel
 from tqconvert.pull.hub.name import HubName, parse_hub_name
+from tqconvert.pull.joining import Shards
 from tqconvert.pull.modelfile import write_modelfile
 from tqconvert.pull.plan import Destination, PullPlan, Wish, check_plan, header_here, plan_pull
 from tqconvert.pull.receive import Workplace
@@ -48,6 +49,7 @@ class Job:
     plan: PullPlan
     place: Workplace
     source_of: Callable[[Digest], Endpoint]
+    shards: Callable[[], Shards] | None = None
 
 
 def prepare(request: PullRequest, settings: Settings, progress: Progress) -> Job:
@@ -117,7 +119,7 @@ def _prepare_hub(
         destination.partials, http, progress, connections=request.connections or settings.connections,
         retries=settings.retries, heads=content.heads,
     )  # fmt: skip
-    return Job(request, plan, place, model.source_of)
+    return Job(request, plan, place, model.source_of, lambda: model.shards(content))
 
 
 def _no_source(digest: Digest) -> Endpoint:
@@ -143,7 +145,7 @@ def carry_out(job: Job, *, yes: bool = False) -> PullResult:
     """Do it. Raises RefusedError, StorageError, NetworkError, IntegrityError and their kin."""
     check_plan(job.plan, yes=yes)
     try:
-        result = run_pull(job.plan, job.source_of, job.place)
+        result = run_pull(job.plan, job.source_of, job.place, job.shards)
         write_modelfile(result, job.request.memory, replace=yes)
         return result
     finally:

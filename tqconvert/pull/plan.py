@@ -171,7 +171,12 @@ class PullPlan:
             "target": str(self.target),
             "state": self.state.value,
             "manifest_digest": str(self.manifest.digest),
-            "fetch": [_blob_json(layer) for layer in self.fetch],
+            "fetch": [
+                {**_blob_json(x), "digest": None, "shards": [str(d) for d in self.shards]}
+                if self.shards and x is self.main
+                else _blob_json(x)
+                for x in self.fetch
+            ],
             "reuse": [_blob_json(layer) for layer in self.reuse],
             "fetch_bytes": self.fetch_bytes,
             "kept_bytes": self.kept_bytes,

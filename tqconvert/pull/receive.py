@@ -13,7 +13,7 @@ from tqconvert.progress import Progress, Silent
 from tqconvert.pull.assemble import Assembled, Assembly, ChooseTags
 from tqconvert.registry.follow import Watermark
 from tqconvert.registry.http import Endpoint, Http
-from tqconvert.registry.partial import Partial
+from tqconvert.registry.partial import Partial, Sink
 from tqconvert.registry.transfer import Stats, Transfer
 
 SHOWN_BYTES = 1 << 20
@@ -59,7 +59,7 @@ def fetch_blob(
         partial = partial_for(place, blob).open()
         try:
             done = _transfer(place, blob, source, partial, total)
-            _publish(partial, blob, done, target(done.digest))
+            publish(partial, blob, done, target(done.digest))
         except (DigestMismatchError, InvalidGgufError):
             partial.discard()
             if not total.resumed_from or total.restarted:
@@ -103,7 +103,7 @@ def _transfer(
         total.add(transfer.stats)
 
 
-def seed(partial: Partial, head: bytes) -> None:
+def seed(partial: Sink, head: bytes) -> None:
     """Put the first bytes of a blob, which came beforehand, into its place. Raises StorageError."""
     have = partial.done.prefix()
     if len(head) <= have:
@@ -137,7 +137,7 @@ def copy_blob(
             watermark.abort()
             assembly.join()
             progress.finish()
-        _publish(partial, blob, done, target(done.digest))
+        publish(partial, blob, done, target(done.digest))
     except OSError as e:
         partial.discard()
         raise fs.storage_error(e, source) from e
@@ -147,7 +147,7 @@ def copy_blob(
     return done
 
 
-def _publish(partial: Partial, blob: Blob, done: Assembled, target: Path) -> None:
+def publish(partial: Partial, blob: Blob, done: Assembled, target: Path) -> None:
     """Give the file its name; a note of it stays only where the next run could not guess that name."""
     partial.publish(target, done.digest)
     if done.digest == blob.digest:

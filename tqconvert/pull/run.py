@@ -24,13 +24,21 @@ from tqconvert.gguf.tags import PAGE, KvTags, is_tagged, original_header, read_t
 from tqconvert.progress import Reporting, Silent
 from tqconvert.pull.assemble import Assembled
 from tqconvert.pull.choose import TagChoice, choose_tags
+from tqconvert.pull.joining import Shards, fetch_joined
 from tqconvert.pull.plan import PullPlan, State, partial_of, replan
 from tqconvert.pull.receive import SHOWN_BYTES, Blob, Workplace, copy_blob, fetch_blob, partial_for
 from tqconvert.registry.http import Endpoint
 from tqconvert.registry.transfer import Stats
 from tqconvert.store.hashing import hash_file
 from tqconvert.store.layout import folder_lock, inherit_owner
-from tqconvert.store.manifest import MODEL_TYPE, SOURCE_KEY, SOURCE_MANIFEST_KEY, Layer, Manifest
+from tqconvert.store.manifest import (
+    MODEL_TYPE,
+    SHARDS_KEY,
+    SOURCE_KEY,
+    SOURCE_MANIFEST_KEY,
+    Layer,
+    Manifest,
+)
 from tqconvert.store.publish import LOCK, install_manifest
 
 GGUF_KINDS = ("model", "projector", "adapter", "draft")
@@ -55,10 +63,15 @@ class PullResult:
     stats: Stats = field(default_factory=Stats)
 
 
-def run_pull(plan: PullPlan, source_of: SourceOf, place: Workplace) -> PullResult:
+def run_pull(
+    plan: PullPlan,
+    source_of: SourceOf,
+    place: Workplace,
+    shards: Callable[[], Shards] | None = None,
+) -> PullResult:
     """Do what the plan says and install the result; a no-op where nothing is left to do.
 
-    Raises what `fetch_blob` raises, and StorageError; what has arrived is kept for the next run.
+    `shards` is for a plan that has some. Raises what `fetch_blob` raises, and StorageError; what has arrived is kept for the next run.
     """
     began = time.monotonic()
     with _blob_lock(plan, plan.main.digest if plan.main else plan.manifest.digest, place):
@@ -71,7 +84,7 @@ def run_pull(plan: PullPlan, source_of: SourceOf, place: Workplace) -> PullResul
                 f"{plan.target}: another process installed another content under this name meanwhile",
                 hint="replace it with --yes, or install under another name with --as NAME",
             )
-        run = _Run(fresh, source_of, place)
+        run = _Run(fresh, source_of, place, shards)
         manifest = run.blobs()
         _publish(fresh, manifest)
         _forget(fresh)
@@ -112,8 +125,12 @@ def _unchanged(plan: PullPlan, began: float) -> PullResult:
 class _Run:
     """One pull under way."""
 
-    def __init__(self, plan: PullPlan, source_of: SourceOf, place: Workplace) -> None:
+    def __init__(
+        self, plan: PullPlan, source_of: SourceOf, place: Workplace,
+        shards: Callable[[], Shards] | None,
+    ) -> None:  # fmt: skip
         self._plan, self._source_of, self._place = plan, source_of, place
+        self._shards = shards if plan.shards else None
         self.stats = Stats()
         self.model: Path | None = None
         self.main_layer: Layer | None = None
@@ -178,20 +195,24 @@ class _Run:
     def _main(self, layer: Layer) -> None:
         """The model: tagged on its way into its place, or left as it is."""
         plan = self._plan
-        if not plan.wish.tag:
+        if not plan.wish.tag and not plan.shards:
             self._untagged_main(layer)
             return
-        blob = Blob(_subject(layer), layer.digest, layer.size, is_model=True, choose=self._choose)
+        choose = self._choose if plan.wish.tag else None
+        subject = f"model of {len(plan.shards)} shards" if plan.shards else _subject(layer)
+        blob = Blob(subject, layer.digest, layer.size, is_model=True, choose=choose)
         done = self._brought(blob)
         self.model = self._place_for(done.digest)
         self.header = read_header(self.model)
         self.tags = read_tags(self.header)
         self.main_layer = layer
+        annotations: dict[str, str] = {}
         if done.tags is not None:
-            annotations = {
-                SOURCE_KEY: str(done.source_digest),
-                SOURCE_MANIFEST_KEY: str(plan.manifest.digest),
-            }
+            annotations[SOURCE_KEY] = str(done.source_digest)
+        if plan.shards:
+            annotations[SHARDS_KEY] = str(layer.digest)
+        if annotations:
+            annotations[SOURCE_MANIFEST_KEY] = str(plan.manifest.digest)
             self.main_layer = Layer.make(MODEL_TYPE, done.digest, done.size, annotations)
 
     def _untagged_main(self, layer: Layer) -> None:
@@ -208,8 +229,11 @@ class _Run:
         if done is None and self._plan.local is not None:
             done = self._copied(blob, self._plan.local)
         if done is None:
-            source = self._source_of(blob.digest)
-            done, stats = fetch_blob(self._place, blob, source, self._place_for)
+            if self._shards is not None:
+                done, stats = fetch_joined(self._place, blob, self._shards(), self._place_for)
+            else:
+                source = self._source_of(blob.digest)
+                done, stats = fetch_blob(self._place, blob, source, self._place_for)
             self.stats.add(stats)
         inherit_owner(self._place_for(done.digest))
         return done
@@ -227,9 +251,11 @@ class _Run:
             found = hash_file(path, offsets=offsets)
         except TqError:
             return None
-        if found[0] != digest or found[-1] != blob.digest or read_tags(header) != wanted:
+        if found[0] != digest or read_tags(header) != wanted:
             return None
-        return Assembled(digest, header.size, blob.digest, header, wanted)
+        if found[-1] != blob.digest and not self._plan.shards:
+            return None
+        return Assembled(digest, header.size, found[-1], header, wanted)
 
     def _copied(self, blob: Blob, local: Path) -> Assembled | None:
         try:

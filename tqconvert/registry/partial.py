@@ -13,7 +13,7 @@ import bisect
 import os
 import re
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from tqconvert import fs
 from tqconvert.digest import Digest
@@ -62,6 +62,23 @@ class Ranges:
         if at < size:
             found.append((at, size))
         return found
+
+
+class Sink(Protocol):
+    """Where a transfer puts the bytes of one file: a partial, or a window in one."""
+
+    path: Path
+    size: int
+    done: Ranges
+
+    def write(self, data: bytes, offset: int) -> None:
+        """Put bytes of the file at `offset`; they count once they are noted."""
+
+    def note(self, start: int, end: int) -> None:
+        """Note that [start, end) is written."""
+
+    def restart(self) -> None:
+        """Forget everything that was written."""
 
 
 class Partial:
@@ -143,6 +160,25 @@ class Partial:
         fs.append(self._journal_fd, self._first_line())
         self.done = Ranges()
 
+    def forget(self, start: int, end: int) -> None:
+        """Forget that [start, end) was written. Raises StorageError."""
+        gaps = [*self.done.gaps(self.size), (start, end)]
+        missing, kept = Ranges(), Ranges()
+        for gap in gaps:
+            missing.add(*gap)
+        for span in missing.gaps(self.size):
+            kept.add(*span)
+        lines = b"".join(b"%d %d\n" % span for span in missing.gaps(self.size))
+        try:
+            os.close(self._journal_fd)
+            self._journal_fd = -1
+            fs.write_atomic(self._journal_path, self._first_line() + lines)
+            inherit_owner(self._journal_path)
+            self._journal_fd = _opened(self._journal_path, os.O_WRONLY | os.O_APPEND)
+        except OSError as e:
+            raise fs.storage_error(e, self._journal_path) from e
+        self.done = kept
+
     def publish(self, target: Path, digest: Digest) -> None:
         """Give the finished file its name; `digest` is what it has become.
 
@@ -213,6 +249,56 @@ class Partial:
             if start.isdigit() and end.isdigit() and int(start) < int(end) <= self.size:
                 ranges.add(int(start), int(end))
         return ranges
+
+
+class Window:
+    """A part of a partial, in the offsets of the file that belongs there.
+
+    Bytes from `start` to `size` of that file lie at `at` of the partial's blob. Those before `start` are
+    known already and have no place in it.
+    """
+
+    def __init__(self, partial: Partial, *, size: int, start: int, at: int) -> None:
+        self.path = partial.path
+        self.size = size
+        self._partial, self._start, self._shift = partial, start, at - start
+        self.done = Ranges()
+        self.done.add(0, start)
+        missing = [(a, b) for a, b in partial.done.gaps(partial.size) if b > at]
+        for gap in _between(missing, at, at + size - start):
+            self.done.add(gap[0] - self._shift, gap[1] - self._shift)
+
+    def write(self, data: bytes, offset: int) -> None:
+        """Put bytes of the file at `offset`; they count once they are noted."""
+        skip = max(0, self._start - offset)  # a server without ranges sends the header as well
+        if data[skip:]:
+            self._partial.write(data[skip:], offset + skip + self._shift)
+
+    def note(self, start: int, end: int) -> None:
+        """Note that [start, end) is written."""
+        self.done.add(start, end)
+        start = max(start, self._start)
+        if start < end:
+            self._partial.note(start + self._shift, end + self._shift)
+
+    def restart(self) -> None:
+        """Forget everything that was written of this file."""
+        begin = self._start + self._shift
+        self._partial.forget(begin, begin + self.size - self._start)
+        self.done = Ranges()
+
+
+def _between(gaps: list[tuple[int, int]], start: int, end: int) -> list[tuple[int, int]]:
+    """What of [start, end) is in none of the gaps, which are in order."""
+    found = []
+    for a, b in gaps:
+        if a > start:
+            found.append((start, min(a, end)))
+        start = max(start, b)
+        if start >= end:
+            return found
+    found.append((start, end))
+    return found
 
 
 def _opened(path: Path, flags: int) -> int:

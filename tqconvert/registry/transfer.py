@@ -29,7 +29,7 @@ from tqconvert.registry.http import (
     connection_error,
     drop,
 )
-from tqconvert.registry.partial import JOURNAL_STEP, Partial
+from tqconvert.registry.partial import JOURNAL_STEP, Sink
 
 if TYPE_CHECKING:
     import urllib3
@@ -76,7 +76,7 @@ class Transfer:
     """One blob on its way into `partial`, which is open and locked by the caller."""
 
     def __init__(
-        self, http: Http, source: Endpoint, partial: Partial, *, subject: str, progress: Progress,
+        self, http: Http, source: Endpoint, partial: Sink, *, subject: str, progress: Progress,
         connections: int = 4, retries: int = 6,
     ) -> None:  # fmt: skip
         self._http, self._source, self._partial = http, source, partial

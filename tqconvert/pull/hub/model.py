@@ -21,6 +21,7 @@ from tqconvert.progress import Progress
 from tqconvert.pull.head import fetch_head
 from tqconvert.pull.hub.files import choose, projector_for, selector_of
 from tqconvert.pull.hub.name import HOST, HubName
+from tqconvert.pull.joining import Shards, ShardSource
 from tqconvert.pull.plan import Origin
 from tqconvert.reference import ModelName
 from tqconvert.registry.http import Endpoint, Http
@@ -90,7 +91,7 @@ class HubModel:
         main = shards[0] if len(shards) == 1 else _identity(shards)
         header = header_here(main)
         if header is None and len(shards) > 1:
-            joined = self.joined(shards, heads)
+            joined = self._join(shards, heads)
             header = parse_header(joined.header, joined.size, subject=self._chosen.stem)
         elif header is None:
             heads[main], header = self._head(self._chosen.files[0], heads.get(main))
@@ -107,7 +108,23 @@ class HubModel:
         manifest = Manifest.make(config.layer, all_)
         return Content(manifest, header, inline, heads, shards if len(shards) > 1 else ())
 
-    def joined(self, shards: tuple[Digest, ...], heads: dict[Digest, bytes]) -> Joined:
+    def shards(self, content: Content) -> Shards:
+        """The model's shards, and the whole that they make. Raises as `read` does."""
+        heads = dict(content.heads)
+        joined = self._join(content.shards, heads)
+        sources = [
+            ShardSource(
+                PurePosixPath(file.path).name,
+                digest,
+                file.size,
+                heads[digest],
+                self.source_of(digest),
+            )
+            for file, digest in zip(self._chosen.files, content.shards, strict=True)
+        ]
+        return Shards(joined, tuple(sources))
+
+    def _join(self, shards: tuple[Digest, ...], heads: dict[Digest, bytes]) -> Joined:
         """The whole that the shards make; their first bytes go into `heads`.
 
         Raises InvalidGgufError for shards that are not one model.
@@ -133,7 +150,8 @@ class HubModel:
         subject = PurePosixPath(file.path).name
         if known is not None:
             return known, parse_header(known, file.size, subject=subject)
-        self._hub.check_access(self._listing, file)
+        if file is self._chosen.files[0]:  # the others are no more and no less open
+            self._hub.check_access(self._listing, file)
         source = self._hub.source(self._listing, file)
         found = self._hub.asked(
             lambda: fetch_head(self._http, source, file.size, subject), self._listing

@@ -57,6 +57,8 @@ class FakeHub:
         self.sent = 0
         self.model_digest = ""
         self.signatures: dict[str, int] = {}
+        self.lies: dict[tuple[str, str], bytes] = {}
+        """(commit, path) -> bytes that are sent under the listed digest."""
         self.commits: dict[str, list[tuple[str, Files]]] = {}
         for name, files in repositories.items():
             self.commit(name, files)
@@ -222,7 +224,7 @@ class _HubHandler(_Handler):
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
         else:
-            self._blob(digest, data)
+            self._blob(digest, hub.lies.get((commit, path), data))
 
     def _cdn(self, digest: str, query: dict[str, list[str]]) -> None:
         """The bytes, while the signature lasts."""

@@ -1,10 +1,10 @@
 """Kill a command at every write, each time on a fresh copy of a folder.
 
-    killer.py PRISTINE STATES ARGUMENT...     `@` in an argument is the folder, also the working folder
+    killer.py EVERY PRISTINE STATES ARGUMENT...   `@` in an argument is the folder, also the working folder
 
 For N = 1, 2, ... a child process runs the command line on a copy of PRISTINE and kills itself before, in
 the middle of (half the bytes are written) and after the Nth call of a function of `tqconvert.fs` that
-changes a file, until the command comes to its end. Each state stays in a folder of its own in STATES;
+changes a file, until the command comes to its end; of long commands only of every EVERYth call. Each state stays in a folder of its own in STATES;
 stdout is JSON: a list of {"folder", "call", "when"}.
 """
 
@@ -40,11 +40,13 @@ def writers() -> list[str]:
     ]  # fmt: skip
 
 
-def states(pristine: Path, work: Path, *arguments: str) -> list[dict[str, str]]:
+def states(
+    pristine: Path, work: Path, *arguments: str, every: int = 1
+) -> list[dict[str, str]]:  # fmt: skip
     """What a command leaves behind, killed at every write (runs this file as a program)."""
     import subprocess
 
-    command = [sys.executable, __file__, str(pristine), str(work), *arguments]
+    command = [sys.executable, __file__, str(every), str(pristine), str(work), *arguments]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout)
@@ -113,9 +115,11 @@ def killed(arm: Arm, number: int, when: str, arguments: list[str], folder: Path)
         return status, f.read()
 
 
-def _run(pristine: Path, work: Path, arguments: list[str]) -> list[dict[str, str]]:
+def _run(every: int, pristine: Path, work: Path, arguments: list[str]) -> list[dict[str, str]]:
     # Imported once, before the children; pydantic is what Typer converts options with.
     import filelock  # noqa: F401
+    import huggingface_hub.hf_api  # noqa: F401
+    import urllib3  # noqa: F401
     from pydantic import TypeAdapter, fields  # noqa: F401
 
     import tqconvert.cli.tag
@@ -124,7 +128,7 @@ def _run(pristine: Path, work: Path, arguments: list[str]) -> list[dict[str, str
     tqconvert.cli.build_app()
 
     found = []
-    for number in range(1, MAX_CALLS):
+    for number in range(1, MAX_CALLS, every):
         for when in ("before", "middle", "after"):
             folder = work / f"{number}-{when}"
             shutil.copytree(pristine, folder)
@@ -140,4 +144,5 @@ def _run(pristine: Path, work: Path, arguments: list[str]) -> list[dict[str, str
 
 
 if __name__ == "__main__":
-    json.dump(_run(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]), sys.stdout)
+    _, number_, pristine_, work_, *rest = sys.argv
+    json.dump(_run(int(number_), Path(pristine_), Path(work_), rest), sys.stdout)

@@ -2,8 +2,8 @@
 
 Keys are the first shard's without `split.*`; the tensor tables follow each other with their offsets
 moved, and so do the data. Nothing else changes, so each byte of data is copied as it is: a shard can be
-put into its place while it arrives. The result is what llama-gguf-split --merge makes, up to the key
-`split.count` that it leaves at 0 (tools/gguf-split/gguf-split.cpp).
+put into its place while it arrives. llama-gguf-split --merge makes the same, but keeps `split.*` with a
+count of 0 (tools/gguf-split/gguf-split.cpp, gguf_merge).
 """
 
 import struct

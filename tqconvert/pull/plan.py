@@ -305,10 +305,9 @@ def _state(target: ModelName, manifest: Manifest, destination: Destination, wish
         return State.REPLACE if would_tag else State.UNCHANGED
     if wish.tag and main and _made_from(there, manifest):
         path = destination.place_of(main[0], is_main=True)
-        return State.UNCHANGED if _has_tags(path, wish) else State.REPLACE
-    if (
-        not wish.tag and main and _made_from(there, manifest)
-    ):  # joined of shards, so it has no digest
+        same = _has_tags(path, wish) if _is_tagged(path) else not _would_tag(path, wish)
+        return State.UNCHANGED if same else State.REPLACE
+    if main and _made_from(there, manifest):  # joined of shards: its digest does not tell
         path = destination.place_of(main[0], is_main=True)
         return State.REPLACE if _is_tagged(path) else State.UNCHANGED
     return State.REPLACE

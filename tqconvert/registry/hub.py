@@ -82,12 +82,12 @@ class Hub:
         )
         # With the token of HF_TOKEN or `hf auth login`, unless the user forbids it to be sent.
         headers = build_hf_headers(library_name="tqconvert", library_version=__version__)
-        self._headers = {str(k): str(v) for k, v in headers.items()}
+        self._headers = {str(k).title(): str(v) for k, v in headers.items()}
 
     @property
     def has_token(self) -> bool:
         """Whether requests carry a token."""
-        return "authorization" in self._headers
+        return "Authorization" in self._headers
 
     def list_files(self, repository: str, revision: str | None) -> Listing:
         """All files of the repository at the commit that `revision` (default: main) is now.

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo runtime metal-check runtime-test test lint docs docs-check bench golden clean
+.PHONY: help setup olah demo runtime metal-check runtime-test test lint docs docs-check bench golden clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile | expand -t 12
@@ -14,7 +14,14 @@ $(VENV)/.ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,metal,peers]'
 	touch $@
 
+$(VENV)/olah/.ready: $(VENV)/.ready
+	$(PYTHON) -m venv $(VENV)/olah
+	$(VENV)/olah/bin/python -m pip install --quiet --disable-pip-version-check 'olah==0.5.4'
+	touch $@
+
 setup: $(VENV)/.ready  ## virtual environment with everything that tests need
+
+olah: $(VENV)/olah/.ready  ## a mirror of Hugging Face to test against; apart, it wants an older psutil
 
 demo: $(VENV)/.ready  ## the main job on a real model, under ./demo
 	$(BIN)/python -m tests.demo
@@ -31,7 +38,7 @@ runtime-test: $(VENV)/.ready  ## tests of the built runtime; builds it first whe
 	runtime="$$($(BIN)/tqconvert ollama-build build --target llama.cpp --source sdist -q)" && \
 	TQCONVERT_RUNTIME="$$runtime" $(BIN)/pytest -m runtime $(PYTEST_ARGS)
 
-test: $(VENV)/.ready  ## all other tests that this machine can run
+test: $(VENV)/.ready $(VENV)/olah/.ready  ## all other tests that this machine can run
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not runtime" $(PYTEST_ARGS)
 
 lint: $(VENV)/.ready  ## style, types, spelling, project file

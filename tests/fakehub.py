@@ -51,12 +51,15 @@ class Rules:
 class FakeHub:
     """The server; use as a context manager. `commit` adds a revision."""
 
+    handler: type["_HubHandler"]
+
     def __init__(self, repositories: dict[str, Files]) -> None:
         self.faults, self.rules = Faults(), Rules()
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.sent = 0
         self.model_digest = ""
         self.signatures: dict[str, int] = {}
+        self._digests: dict[int, tuple[bytes, str]] = {}
         self.lies: dict[tuple[str, str], bytes] = {}
         """(commit, path) -> bytes that are sent under the listed digest."""
         self.commits: dict[str, list[tuple[str, Files]]] = {}
@@ -71,11 +74,11 @@ class FakeHub:
         return made
 
     def __enter__(self) -> Self:
-        owner = self
+        owner, base = self, self.handler
 
-        class Bound(_HubHandler):
+        class Bound(base):  # type: ignore[valid-type, misc]
             hub = owner
-            registry = owner  # type: ignore[assignment] # what the base class asks for faults
+            registry = owner  # what the base class asks for faults
 
         self._server = _Server(("127.0.0.1", 0), Bound)
         self.port = self._server.server_address[1]
@@ -98,6 +101,12 @@ class FakeHub:
     def asked(self, part: str, method: str = "GET") -> list[dict[str, str]]:
         """Headers of the requests whose path holds `part`."""
         return [h for m, path, h in self.requests if part in path and m == method]
+
+    def digest(self, data: bytes) -> str:
+        """sha256 of a file, computed once."""
+        if id(data) not in self._digests:
+            self._digests[id(data)] = (data, hashlib.sha256(data).hexdigest())
+        return self._digests[id(data)][1]
 
     def in_lfs(self, path: str) -> bool:
         """Whether the file has a sha256 in the listing."""
@@ -180,7 +189,7 @@ class _HubHandler(_Handler):
         row: dict[str, Any] = {"type": "file", "path": path, "size": len(data)}
         if not self.hub.in_lfs(path):
             return {**row, "oid": blob_id(data)}
-        digest = hashlib.sha256(data).hexdigest()
+        digest = self.hub.digest(data)
         if self.hub.rules.xet:
             row["xetHash"] = hashlib.sha256(digest.encode()).hexdigest()
         pointer = {"oid": digest, "size": len(data), "pointerSize": 134}
@@ -200,7 +209,7 @@ class _HubHandler(_Handler):
             self._error(404, "EntryNotFound", "Entry not found")
             return
         data = files[path]
-        digest = hashlib.sha256(data).hexdigest()
+        digest = hub.digest(data)
         hub.model_digest = digest  # what `corrupt_at` is about
         headers = {"X-Repo-Commit": "0" * 40 if rules.lie_about_commit else commit}
         if hub.in_lfs(path):
@@ -235,7 +244,7 @@ class _HubHandler(_Handler):
         for commits in hub.commits.values():
             for _, files in commits:
                 for data in files.values():
-                    if hashlib.sha256(data).hexdigest() == digest:
+                    if hub.digest(data) == digest:
                         return self._blob(digest, data)
         return self._send(404, b"")
 
@@ -258,3 +267,6 @@ class _HubHandler(_Handler):
             self.send_header(k, v)
         self.send_header("Content-Length", "0" if 300 <= status < 400 else str(len(body)))
         self.end_headers()
+
+
+FakeHub.handler = _HubHandler

@@ -196,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self._body(bytes(body))
+        self._body(body)
         return None
 
     def _body(self, body: bytes) -> None:

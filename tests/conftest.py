@@ -37,7 +37,9 @@ def _own_environment(
     """No test sees or touches the user's home, store, proxies or tokens."""
     home = tmp_path_factory.mktemp("home")
     for name in list(os.environ):
-        if name.startswith(("TQCONVERT_", "OLLAMA_", "HF_")) or name.lower().endswith("_proxy"):
+        if name.startswith(("TQCONVERT_", "OLLAMA_", "HF_", "DOCKER_")) or name.lower().endswith(
+            "_proxy"
+        ):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / ".config"))

@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "kv": GROUND | {"gguf"},
     "modelfile": GROUND | {"gguf", "kv", "store", "models"},
     "store": GROUND | {"gguf", "kv", "modelfile"},
-    "registry": GROUND | {"settings", "store"},
+    "forms": GROUND | {"gguf", "store"},
+    "registry": GROUND | {"settings", "gguf", "store", "forms"},
     "turbo": GROUND | {"gguf", "kv"},
     "patches": GROUND,
     "runtime": GROUND | {"gguf", "kv", "patches"},
@@ -28,7 +29,10 @@ MAY_IMPORT = {
     "models": GROUND | {"gguf", "store"},
     "summary": GROUND | {"gguf", "kv"},
     "doctor": GROUND | {"settings", "store"},
-    "pull": GROUND | {"settings", "gguf", "kv", "modelfile", "store", "registry", "models"},
+    "pull": GROUND
+    | {"settings", "gguf", "kv", "modelfile", "store", "registry", "models", "forms"},
+    "push": GROUND
+    | {"settings", "gguf", "kv", "modelfile", "store", "registry", "models", "forms", "pull"},
     "__main__": {"cli"},
 }
 """Part -> the parts it may import besides itself; `cli` may import all."""

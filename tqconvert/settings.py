@@ -46,19 +46,22 @@ class Settings:
     """Sources, builds and what else can be made again."""
     runtime: Path | None = None
     """A folder with llama-server to use instead of the newest build in the cache."""
+    docker_config: Path | None = None
+    """Folder of Docker's config.json, with the credentials for registries; default ~/.docker."""
     origins: Mapping[str, str] = field(default_factory=dict)
     """Setting -> where its value came from."""
 
 
 _KINDS: dict[str, type] = {
     "store": Path, "connections": int, "retries": int, "stall_s": float, "insecure": bool,
-    "offline": bool, "hf_endpoint": str, "cache": Path, "runtime": Path,
+    "offline": bool, "hf_endpoint": str, "cache": Path, "runtime": Path, "docker_config": Path,
 }  # fmt: skip
 _EXPECTED = {Path: "a path", int: "a whole number", float: "a number", str: "a text"}
 _ENVIRONMENT = {
     "store": ("TQCONVERT_STORE", "OLLAMA_MODELS"),
     "offline": ("TQCONVERT_OFFLINE", "HF_HUB_OFFLINE"),
     "hf_endpoint": ("TQCONVERT_HF_ENDPOINT", "HF_ENDPOINT"),
+    "docker_config": ("DOCKER_CONFIG",),
 }
 
 
@@ -112,7 +115,7 @@ def user_file(env: Mapping[str, str]) -> Path:
 def load_settings(env: Mapping[str, str], cwd: Path) -> Settings:
     """Settings for this environment and working folder. Raises ConfigError."""
     home = Path(env.get("HOME") or env.get("USERPROFILE") or Path.home())
-    values: dict[str, Any] = {"store": default_store(home)}
+    values: dict[str, Any] = {"store": default_store(home), "docker_config": home / ".docker"}
     origins = dict.fromkeys(_KINDS, "default")
     for path in (user_file(env), cwd / PROJECT_FILE):
         for name, value in _read_file(path).items():

@@ -17,6 +17,7 @@ def test_defaults(run_cli: Any) -> None:
         "connections = 4\nretries = 6\nstall_s = 30.0\ninsecure = false\noffline = false\n"
         'hf_endpoint = "https://huggingface.co"\n'
         f'cache = "{os.environ["HOME"]}/.cache/tqconvert"\n'
+        f'docker_config = "{os.environ["HOME"]}/.docker"\n'
     )
 
 
@@ -32,7 +33,7 @@ def test_origin_names_variable_file_or_default(
     assert origins == {
         "store": "OLLAMA_MODELS", "connections": str(tmp_path / "tqconvert.toml"),
         "retries": "TQCONVERT_RETRIES", "stall_s": "default", "insecure": "default",
-        "offline": "default", "hf_endpoint": "default", "cache": "default",
+        "offline": "default", "hf_endpoint": "default", "cache": "default", "docker_config": "default",
     }  # fmt: skip
     document = json.loads(run_cli("config", "show", "--json")[1])
     assert document["schema"] == "tqconvert.config.show/1"

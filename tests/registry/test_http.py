@@ -14,6 +14,7 @@ from fakeregistry import FakeRegistry
 from tqconvert.errors import ConfigError, NetworkError
 from tqconvert.registry import http
 from tqconvert.registry.http import Endpoint, Http, ProtocolError, TransientError, proxy_for
+from tqconvert.registry.login import fetch_token
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_a_token_that_is_none(client: Http, answer: bytes) -> None:
     with FakeRegistry(b"x") as server:
         server.faults.token_answer = answer
         challenge = f'Bearer realm="http://127.0.0.1:{server.port}/token",service="s"'
-        assert http.anonymous_token(client, challenge, server.endpoint().url) is None
+        assert fetch_token(client, challenge, server.endpoint().url) is None
 
 
 def test_a_body_that_drips_is_given_up(client: Http, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def pull(
         typer.Argument(
             metavar="NAME|FILE",
             help="A model such as qwen3.5:27b, host:5000/ns/model:tag or "
-            "hf.co/org/repo:Q4_K_M, or a GGUF.",
+            "hf.co/org/repo:Q4_K_M or oci://host/repo:tag, or a GGUF.",
         ),
     ],
     as_name: Annotated[
@@ -87,6 +87,7 @@ def pull(
       tqconvert pull qwen3.5:27b
       tqconvert pull hf.co/unsloth/Qwen3.5-27B-GGUF:Q4_K_M
       tqconvert pull 127.0.0.1:5000/library/gemma3:270m --as gemma3:mine
+      tqconvert pull oci://127.0.0.1:5000/ai/gemma3:270m
       tqconvert pull ./model.gguf --to ./out --type-k q8_0 --type-v turbo4
 
     \b

@@ -15,11 +15,16 @@ from tqconvert.pull.hub.model import HubModel
 from tqconvert.pull.hub.name import HubName, parse_hub_name
 from tqconvert.pull.joining import Shards
 from tqconvert.pull.modelfile import write_modelfile
+from tqconvert.pull.oci import find_in_registry
 from tqconvert.pull.plan import Destination, PullPlan, Wish, check_plan, header_here, plan_pull
 from tqconvert.pull.receive import Workplace
 from tqconvert.pull.run import PullResult, run_pull
 from tqconvert.reference import ModelName
+from tqconvert.registry.credentials import DockerConfig
 from tqconvert.registry.http import Endpoint, Http
+from tqconvert.registry.login import FindCredential, nobody
+from tqconvert.registry.oci import OciRegistry
+from tqconvert.registry.ocireference import OciReference, is_oci
 from tqconvert.registry.ollama import OllamaRegistry
 from tqconvert.settings import Settings
 from tqconvert.store.hashing import hash_file
@@ -67,11 +72,13 @@ def prepare(request: PullRequest, settings: Settings, progress: Progress) -> Job
         hub_name = parse_hub_name(request.source, settings.hf_endpoint)
     if hub_name is not None:
         return _prepare_hub(hub_name, request, settings, http, progress)
-    if looks_like_path(request.source):
+    if looks_like_path(request.source) and not is_oci(request.source):
         return _prepare_file(request, settings, http, progress)
+    if is_oci(request.source):
+        return _prepare_oci(request, settings, http, progress)
     name = ModelName.parse(request.source)
     target = _target(name, request)
-    registry = OllamaRegistry(http, name)
+    registry = OllamaRegistry(http, name, find_credential(settings, name.host))
     manifest = registry.fetch_manifest(name)
     destination = _destination(request, settings, target)
     plan = plan_pull(name, target, manifest, destination, request.wish)
@@ -120,6 +127,29 @@ def _prepare_hub(
         retries=settings.retries, heads=content.heads,
     )  # fmt: skip
     return Job(request, plan, place, model.source_of, lambda: model.shards(content))
+
+
+def _prepare_oci(request: PullRequest, settings: Settings, http: Http, progress: Progress) -> Job:
+    """The job for a model in an OCI registry, in whatever form it is there."""
+    reference = OciReference.parse(request.source)
+    registry = OciRegistry(http, reference, find_credential(settings, reference.host))
+    found = find_in_registry(registry, http)
+    target = _target(reference.model_name(), request)
+    destination = _destination(request, settings, target)
+    plan = plan_pull(
+        reference, target, found.manifest, destination, request.wish, inline=found.inline
+    )
+    place = Workplace(
+        destination.partials, http, progress,
+        connections=request.connections or settings.connections, retries=settings.retries,
+    )  # fmt: skip
+    return Job(request, plan, place, registry.blob)
+
+
+def find_credential(settings: Settings, host: str) -> FindCredential:
+    """How to find out who to be at a registry, once it asks."""
+    folder = settings.docker_config
+    return nobody if folder is None else lambda: DockerConfig(folder).find(host)
 
 
 def _no_source(digest: Digest) -> Endpoint:

@@ -14,6 +14,7 @@ from tqconvert.gguf.header import Header, read_header
 from tqconvert.gguf.tags import PAGE, CacheTypes, is_tagged, original_header, read_tags
 from tqconvert.pull.choose import choose_tags
 from tqconvert.reference import ModelName
+from tqconvert.registry.ocireference import OciReference
 from tqconvert.registry.partial import Partial
 from tqconvert.store.layout import Store
 from tqconvert.store.manifest import (
@@ -110,7 +111,7 @@ class Destination:
 class PullPlan:
     """A pull that has not begun. `main` is the model layer that is tagged (the first of them)."""
 
-    name: ModelName | Path
+    name: ModelName | Path | OciReference
     target: ModelName
     destination: Destination
     manifest: Manifest
@@ -189,7 +190,7 @@ class PullPlan:
 
 
 def plan_pull(
-    name: ModelName | Path, target: ModelName, manifest: Manifest, destination: Destination,
+    name: ModelName | Path | OciReference, target: ModelName, manifest: Manifest, destination: Destination,
     wish: Wish, *, local: Path | None = None, inline: Mapping[Digest, bytes] | None = None,
     origin: Origin | None = None, header: Header | None = None, shards: tuple[Digest, ...] = (),
 ) -> PullPlan:  # fmt: skip

@@ -4,13 +4,12 @@ urllib3 does the protocol; this module decides what may be asked and who may see
 """
 
 import ipaddress
-import re
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqconvert import __version__
 from tqconvert.errors import AuthError, ConfigError, NetworkError, NotFoundError, TqError
@@ -21,12 +20,14 @@ if TYPE_CHECKING:
 MAX_REDIRECTS = 8
 CONNECT_TIMEOUT_S = 15.0
 REDIRECTS = {301, 302, 303, 307, 308}
+KEEPING = {307, 308}
 RETRYABLE = {408, 425, 429, 500, 502, 503, 504}
-_CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
-_TOKEN = re.compile(r"[\x21-\x7e]+")
-MAX_TOKEN_BYTES = 1 << 16
 BODY_TIMEOUT_S = 60.0
 """Seconds in which a manifest or a token must have arrived."""
+
+
+Body = bytes | Callable[[], Iterable[bytes]]
+"""What a request sends: bytes, or what makes them anew for each attempt (with a Content-Length)."""
 
 
 class ProtocolError(NetworkError):
@@ -81,20 +82,24 @@ class Http:
         self._pools: dict[str | None, urllib3.PoolManager] = {}
 
     def request(
-        self, method: str, endpoint: Endpoint, headers: Mapping[str, str] | None = None
-    ) -> tuple["urllib3.BaseHTTPResponse", Endpoint]:
+        self, method: str, endpoint: Endpoint, headers: Mapping[str, str] | None = None, *,
+        body: Body | None = None, timeout_s: float | None = None,
+        redirects: int = MAX_REDIRECTS,
+    ) -> tuple["urllib3.BaseHTTPResponse", Endpoint]:  # fmt: skip
         """The response after redirects, body unread, and the endpoint that gave it.
 
-        Raises TransientError, ProtocolError, NetworkError. HTTP errors are left to `check`.
+        `timeout_s` is for answers that take long to come; with a body, only redirects that keep it
+        are followed. Raises TransientError, ProtocolError, NetworkError. HTTP errors are left to `check`.
         """
-        for _ in range(MAX_REDIRECTS):
-            response = self._send(method, endpoint, headers or {})
-            if response.status not in REDIRECTS:
+        followed = REDIRECTS if body is None else KEEPING
+        for _ in range(max(redirects, 1)):
+            response = self._send(method, endpoint, headers or {}, body, timeout_s)
+            if response.status not in followed or not redirects:
                 return response, endpoint
             location = response.headers.get("Location", "")
             drop(response)
             endpoint = self._redirected(endpoint, location)
-        raise ProtocolError(f"{_host(endpoint.url)}: more than {MAX_REDIRECTS} redirects")
+        raise ProtocolError(f"{host_of(endpoint.url)}: more than {redirects} redirects")
 
     def close(self) -> None:
         """Close all connections."""
@@ -102,8 +107,9 @@ class Http:
             pool.clear()
 
     def _send(
-        self, method: str, endpoint: Endpoint, headers: Mapping[str, str]
-    ) -> "urllib3.BaseHTTPResponse":
+        self, method: str, endpoint: Endpoint, headers: Mapping[str, str], body: Body | None,
+        timeout_s: float | None,
+    ) -> "urllib3.BaseHTTPResponse":  # fmt: skip
         import urllib3
 
         self.allow(endpoint.url)
@@ -113,17 +119,21 @@ class Http:
             **endpoint.headers,
             **headers,
         }
+        more: dict[str, Any] = {}
+        if timeout_s is not None:
+            more["timeout"] = urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=timeout_s)
         try:
             return self._pool(endpoint.url).request(
                 method, endpoint.url, headers=sent, redirect=False, retries=False,
                 preload_content=False, decode_content=False,
+                body=body() if callable(body) else body, **more,
             )  # fmt: skip
         except urllib3.exceptions.HTTPError as e:
             raise connection_error(endpoint.url, e) from e
 
     def allow(self, url: str) -> None:
         """Refuse what must not be asked: --offline, file:, plain http over a network."""
-        parts = _split(url)
+        parts = split_url(url)
         if self.offline:
             raise NetworkError(
                 f"{parts.hostname}: not asked, because --offline forbids the network",
@@ -139,12 +149,12 @@ class Http:
 
     def _redirected(self, old: Endpoint, location: str) -> Endpoint:
         if not location:
-            raise ProtocolError(f"{_host(old.url)}: a redirect to nowhere")
+            raise ProtocolError(f"{host_of(old.url)}: a redirect to nowhere")
         try:
             url = urllib.parse.urljoin(old.url, location)
         except ValueError:  # such as an IPv6 address without its end
-            raise ProtocolError(f"{_host(old.url)}: redirects to {location[:80]!r}") from None
-        was, now = _split(old.url), _split(url)
+            raise ProtocolError(f"{host_of(old.url)}: redirects to {location[:80]!r}") from None
+        was, now = split_url(old.url), split_url(url)
         if now.scheme not in ("http", "https"):
             raise ProtocolError(
                 f"{was.hostname}: redirects to {now.scheme}: (expected http or https)"
@@ -169,7 +179,7 @@ class Http:
             return self._pools[proxy]
 
 
-def _split(url: str) -> urllib.parse.SplitResult:
+def split_url(url: str) -> urllib.parse.SplitResult:
     """Parts of a URL whose host and port can be read. Raises ProtocolError."""
     try:
         parts = urllib.parse.urlsplit(url)
@@ -193,7 +203,7 @@ def _through(proxy: str) -> "urllib3.ProxyManager":
         return urllib3.ProxyManager(plain, proxy_headers=headers)
     except (ValueError, UnicodeError):  # LocationParseError, ProxySchemeUnknown
         raise ConfigError(
-            f"{_host(proxy)}: cannot be a proxy (expected http://[user:password@]host:port)",
+            f"{host_of(proxy)}: cannot be a proxy (expected http://[user:password@]host:port)",
             hint="check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY",
         ) from None
 
@@ -216,7 +226,7 @@ def check(response: "urllib3.BaseHTTPResponse", subject: str, url: str) -> None:
     status = response.status
     if status < 400:
         return
-    host = _host(url)
+    host = host_of(url)
     wait_s = retry_after(response.headers)
     drop(response)
     if status == 404:
@@ -225,7 +235,8 @@ def check(response: "urllib3.BaseHTTPResponse", subject: str, url: str) -> None:
         )
     if status in (401, 403):
         raise AuthError(
-            f"{subject}: {host} refused ({status})", hint="only public models can be pulled so far"
+            f"{subject}: {host} refused ({status})",
+            hint=f"docker login {host} (credentials are read from Docker's configuration)",
         )
     if status == 412:
         raise NetworkError(f"{subject}: {host} wants a newer client for this model (412)")
@@ -286,7 +297,7 @@ def connection_error(subject: str, e: Exception) -> TqError:
     """A urllib3 failure in words."""
     import urllib3
 
-    host = _host(subject)
+    host = host_of(subject)
     exceptions = urllib3.exceptions
     if isinstance(e, exceptions.LocationValueError):
         return ProtocolError(f"{host}: no address that can be asked", hint="check the name")
@@ -314,36 +325,29 @@ def connection_error(subject: str, e: Exception) -> TqError:
     return TransientError(f"{host}: connection lost ({type(e).__name__})")
 
 
-def anonymous_token(http: Http, challenge: str, url: str) -> str | None:
-    """A token for everybody, as a 401's `WWW-Authenticate: Bearer` tells where to ask; None if refused.
+def base_url(http: Http, host: str, scheme: str | None) -> str:
+    """`scheme://host`: what the user wrote; http on this machine; else https.
 
-    The realm must be on the registry's own host or behind https: a token must not be had from anybody.
-    Source: distribution docs/spec/auth/token.md.
+    Under --insecure a host that does not speak TLS is asked by plain http.
     """
-    import json
+    if scheme is None:
+        scheme = "http" if is_loopback(urllib.parse.urlsplit(f"//{host}").hostname) else "https"
+        if scheme == "https" and http.insecure and not http.offline:
+            scheme = _spoken(http, host)
+    return f"{scheme}://{host}"
 
-    kind, _, rest = challenge.partition(" ")
-    fields = dict(_CHALLENGE.findall(rest))
-    realm = _split(fields.get("realm", ""))
-    if kind.lower() != "bearer" or not realm.hostname:
-        return None
-    if realm.scheme != "https" and realm.hostname != urllib.parse.urlsplit(url).hostname:
-        return None
-    query = urllib.parse.urlencode({k: fields[k] for k in ("service", "scope") if k in fields})
-    response, _ = http.request("GET", Endpoint(f"{fields['realm']}?{query}"))
-    if response.status != 200:
-        drop(response)
-        return None
+
+def _spoken(http: Http, host: str) -> str:
     try:
-        answer = json.loads(read_body(response, MAX_TOKEN_BYTES, fields["realm"]))
-    except (ValueError, RecursionError):
-        return None
-    token = answer.get("token") or answer.get("access_token") if isinstance(answer, dict) else None
-    # Anything else could not be sent in a header, or would add another header.
-    return token if isinstance(token, str) and _TOKEN.fullmatch(token) else None
+        response, _ = http.request("GET", Endpoint(f"https://{host}/v2/"))
+    except NetworkError:
+        return "http"
+    drop(response)
+    return "https"
 
 
-def _host(url: str) -> str:
+def host_of(url: str) -> str:
+    """Host and port of the URL, without what only the server may see."""
     try:
         netloc = urllib.parse.urlsplit(url).netloc
     except ValueError:

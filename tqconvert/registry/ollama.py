@@ -15,12 +15,12 @@ from tqconvert.registry.http import (
     Endpoint,
     Http,
     TransientError,
-    anonymous_token,
+    base_url,
     check,
     drop,
-    is_loopback,
     read_body,
 )
+from tqconvert.registry.login import FindCredential, Login, nobody
 from tqconvert.store.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES, Manifest
 
 ATTEMPTS = 4
@@ -29,12 +29,10 @@ ATTEMPTS = 4
 class OllamaRegistry:
     """One registry, by the host of a model's name."""
 
-    def __init__(self, http: Http, name: ModelName) -> None:
+    def __init__(self, http: Http, name: ModelName, find: FindCredential = nobody) -> None:
         self._http = http
-        host = name.host.rpartition(":")[0] or name.host
-        scheme = name.scheme or ("http" if is_loopback(host) else "https")
-        self._base = f"{scheme}://{name.host}/v2/{name.repository}"
-        self._headers: dict[str, str] = {}
+        self._base = f"{base_url(http, name.host, name.scheme)}/v2/{name.repository}"
+        self._login = Login(http, find)
 
     def fetch_manifest(
         self, name: ModelName, *, sleep: Callable[[float], None] = time.sleep
@@ -71,16 +69,9 @@ class OllamaRegistry:
         url = f"{self._base}/blobs/{digest}"
 
         def renew(challenge: str) -> Endpoint | None:
-            return self.blob(digest) if self._authorize(challenge, url) else None
+            return self.blob(digest) if self._login.answer(challenge, url) else None
 
-        return Endpoint(url, dict(self._headers), renew)
-
-    def _authorize(self, challenge: str, url: str) -> bool:
-        """Get a token as a 401 asks for it; whether there is one."""
-        token = anonymous_token(self._http, challenge, url)
-        if token:
-            self._headers["Authorization"] = f"Bearer {token}"
-        return bool(token)
+        return Endpoint(url, dict(self._login.headers), renew)
 
     def _fetch(self, reference: str, name: ModelName, sleep: Callable[[float], None]) -> Manifest:
         for attempt in range(ATTEMPTS):
@@ -93,16 +84,16 @@ class OllamaRegistry:
         raise AssertionError
 
     def _fetch_once(self, reference: str, name: ModelName) -> Manifest:
-        endpoint = Endpoint(f"{self._base}/manifests/{reference}", self._headers)
+        endpoint = Endpoint(f"{self._base}/manifests/{reference}", self._login.headers)
         accept = {"Accept": MANIFEST_TYPE}
         response, _ = self._http.request("GET", endpoint, accept)
-        if response.status == 401 and "Authorization" not in self._headers:
+        if response.status == 401:
             challenge = response.headers.get("WWW-Authenticate", "")
-            drop(response)
-            self._authorize(challenge, endpoint.url)
-            response, _ = self._http.request(
-                "GET", replace(endpoint, headers=self._headers), accept
-            )
+            if self._login.answer(challenge, endpoint.url):
+                drop(response)
+                response, _ = self._http.request(
+                    "GET", replace(endpoint, headers=self._login.headers), accept
+                )
         subject = str(name)
         check(response, subject, endpoint.url)
         return Manifest.parse(read_body(response, MAX_MANIFEST_BYTES, subject), subject=subject)

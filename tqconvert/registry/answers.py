@@ -22,6 +22,7 @@ import re
 import socket
 import stat
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -33,6 +34,7 @@ from urllib.parse import unquote, urlsplit
 from tqconvert import __version__
 from tqconvert.digest import Digest, digest_bytes
 from tqconvert.errors import IntegrityError, TqError, UsageError
+from tqconvert.forms.types import OCI_MANIFEST_TYPE
 from tqconvert.registry.shelf import Shelf
 from tqconvert.store.manifest import MANIFEST_TYPE
 
@@ -56,7 +58,29 @@ class Desk:
     """Whether only this machine can reach the server."""
     served: int = 0
     """Bytes of blobs sent so far."""
+    idle: dict[socket.socket, float] = field(default_factory=dict)
+    """Connections that wait for a request, the longest first, and since when."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def wait_on(self, connection: socket.socket) -> None:
+        """The connection waits for a request."""
+        with self._lock:
+            self.idle[connection] = time.monotonic()
+
+    def busy(self, connection: socket.socket) -> None:
+        """The connection has a request, or has ended."""
+        with self._lock:
+            self.idle.pop(connection, None)
+
+    def end_longest_idle(self) -> None:
+        """Hang up on the client that has asked for nothing for the longest time: others want in."""
+        with self._lock:
+            found = next(iter(self.idle), None)
+            if found is not None:
+                del self.idle[found]
+        if found is not None:
+            with contextlib.suppress(OSError):
+                found.shutdown(socket.SHUT_RDWR)
 
     def count(self, n: int) -> None:
         """`n` more bytes of blobs were sent."""
@@ -87,6 +111,19 @@ class Handler(BaseHTTPRequestHandler):
     ) -> None:
         self.desk = desk
         super().__init__(request, address, server)
+
+    def handle_one_request(self) -> None:
+        """Wait for a request, and answer it."""
+        self.desk.wait_on(self.connection)
+        try:
+            super().handle_one_request()
+        finally:
+            self.desk.busy(self.connection)
+
+    def parse_request(self) -> bool:
+        """Read the headers of a request that has begun."""
+        self.desk.busy(self.connection)
+        return super().parse_request()
 
     def do_GET(self) -> None:
         """Answer with a body."""
@@ -165,18 +202,22 @@ class Handler(BaseHTTPRequestHandler):
         self._send_json({"name": repository, "tags": list(tags)})
 
     def _send_manifest(self, repository: str, reference: str) -> None:
-        data = self.desk.shelf.manifest(repository, reference)
-        if data is None:
+        accept = ",".join(self.headers.get_all("Accept", []))
+        oci_only = OCI_MANIFEST_TYPE in accept and not _takes_docker(accept)
+        served = self.desk.shelf.manifest(repository, reference, oci_only=oci_only)
+        if served is None:
             raise _Error(
                 HTTPStatus.NOT_FOUND, "MANIFEST_UNKNOWN", f"{repository}: no manifest {reference}"
             )
-        digest = digest_bytes(data)
         if self.command == "GET":
             self.desk.log(f"{self.client_address[0]} pulls {repository}:{reference}")
-        self._send(data, _media_type(data), digest)
+        self._send(served.data, _media_type(served.data), digest_bytes(served.data))
 
     def _send_blob(self, repository: str, digest: Digest) -> None:
         path = self.desk.shelf.blob(repository, digest)
+        if isinstance(path, bytes):
+            self._send(path, "application/octet-stream", digest)
+            return
         found = _open(path) if path else None
         if found is None:
             raise _Error(HTTPStatus.NOT_FOUND, "BLOB_UNKNOWN", f"{repository}: no blob {digest}")
@@ -283,6 +324,11 @@ def _open(path: Path) -> BinaryIO | None:
         os.close(fd)
         return None
     return open(fd, "rb", buffering=0)
+
+
+def _takes_docker(accept: str) -> bool:
+    """Whether a client takes Ollama's form: it names the type, or takes anything."""
+    return MANIFEST_TYPE in accept or re.search(r"\*/\*|application/\*", accept) is not None
 
 
 def _media_type(data: bytes) -> str:

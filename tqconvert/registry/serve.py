@@ -19,7 +19,10 @@ from tqconvert.registry.shelf import Shelf
 from tqconvert.store.layout import Store
 
 DEFAULT_PORT: Final = 11435
-MAX_CONNECTIONS: Final = 256
+MAX_CONNECTIONS: Final = 1024
+"""Fifty clients with the 16 connections that stock `ollama pull` opens need 800."""
+
+DESCRIPTORS: Final = 4096
 
 
 def serve_store(
@@ -113,12 +116,36 @@ class Server:
         self.close()
 
 
+def connection_limit() -> int:
+    """Connections that this process has descriptors for: a socket and a file each.
+
+    The soft limit is raised where it is low: many systems start programs with 1024 or 256.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return MAX_CONNECTIONS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    want = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < want:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (want, hard))
+            soft = want
+    if soft == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(8, min(MAX_CONNECTIONS, (soft - 64) // 2))
+
+
 def _drop(_text: str) -> None:
     """Log nowhere."""
 
 
 class _Http(HTTPServer):
-    """One daemon thread for each connection, at most MAX_CONNECTIONS; the rest waits in the kernel."""
+    """One daemon thread for each connection, as many as there are descriptors for.
+
+    When they are all taken the connection that is idle for the longest time gives way; the rest waits in
+    the kernel.
+    """
 
     allow_reuse_address = True
     request_queue_size = 128
@@ -127,7 +154,7 @@ class _Http(HTTPServer):
         self.address_family = socket.AddressFamily(family)
         self.desk = desk
         self._lock = threading.Lock()
-        self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._free = threading.BoundedSemaphore(connection_limit())
         self._live: dict[socket.socket, threading.Thread] = {}
         super().__init__(address, partial(Handler, desk))
         bound = str(self.server_address[0]).partition("%")[0]
@@ -141,9 +168,11 @@ class _Http(HTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Hand the connection to a thread of its own."""
-        if not self._free.acquire(timeout=5):
-            self.shutdown_request(request)
-            return
+        if not self._free.acquire(blocking=False):
+            self.desk.end_longest_idle()
+            if not self._free.acquire(timeout=5):
+                self.shutdown_request(request)
+                return
         thread = threading.Thread(target=self._serve, args=(request, client_address), daemon=True)
         with self._lock:
             self._live[request] = thread

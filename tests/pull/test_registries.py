@@ -106,3 +106,24 @@ def test_curl_and_pull_agree(docker_registry, tmp_path, run_cli) -> None:
     )
     assert code == 0
     assert (tmp_path / "out" / "tiny-1b.gguf").read_bytes() == fetched.read_bytes()
+
+
+def test_an_oci_address_goes_through_the_same_engine(tmp_path, run_cli) -> None:
+    """Cuts are resumed, an anonymous token is fetched, a wrong byte is found, the model is tagged."""
+    from builders import LLAMA, gguf_bytes
+    from fakeregistry import FakeRegistry
+
+    model = gguf_bytes(LLAMA, {"token_embd.weight": (1024, 3000)})
+    with FakeRegistry(model, license=b"MIT") as registry:
+        registry.faults.cut_at, registry.faults.token = [2_000_000, 1_000_000], "t"
+        pull = ("pull", f"oci://{registry.name}", "--store", tmp_path / "store", "--json")
+        code, out, err = run_cli(*pull)
+        assert code == 0, err
+        document = json.loads(out)
+        assert document["target"] == f"127.0.0.1:{registry.port}/library/tiny:1b-tq"
+        assert (document["retries"], document["bytes"]) == (2, len(model) + 3 + 62)
+        assert document["tags"]["type_v"] == "turbo4"
+        assert json.loads(run_cli(*pull)[1])["state"] == "unchanged"
+        registry.faults.corrupt_at = 5_000_000
+        code, out, _ = run_cli(*pull[:2], "--store", tmp_path / "other", "--json")
+        assert (code, json.loads(out)["error"]["kind"]) == (4, "digest_mismatch")

@@ -31,8 +31,7 @@ MAY_IMPORT = {
     "doctor": GROUND | {"settings", "store"},
     "pull": GROUND
     | {"settings", "gguf", "kv", "modelfile", "store", "registry", "models", "forms"},
-    "push": GROUND
-    | {"settings", "gguf", "kv", "modelfile", "store", "registry", "models", "forms", "pull"},
+    "push": GROUND | {"settings", "gguf", "modelfile", "store", "registry", "models", "forms"},
     "__main__": {"cli"},
 }
 """Part -> the parts it may import besides itself; `cli` may import all."""

@@ -184,3 +184,15 @@ def test_what_is_no_address(text: str) -> None:
     """A usage error."""
     with pytest.raises(UsageError):
         OciReference.parse(text)
+
+
+def test_a_broken_configuration_matters_only_where_somebody_is_wanted(
+    client: Http, tmp_path: Any
+) -> None:
+    """Public models need no helper; where nobody is refused, what is wrong is said."""
+    (tmp_path / "config.json").write_text('{"credsStore": "not-there"}')
+    login = Login(client, lambda: DockerConfig(tmp_path).find("h.x"))
+    with Listener() as server:
+        assert login.answer(challenge(server.url), "http://127.0.0.1/v2/")
+    assert login.problem is not None
+    assert "docker-credential-not-there" in login.problem.message

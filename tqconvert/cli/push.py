@@ -44,7 +44,7 @@ def push(
     ] = None,
     chunk: Annotated[
         str, typer.Option(metavar="SIZE", help="Bytes of one request; 1MiB at least.")
-    ] = "64MiB",
+    ] = "256MiB",
     store: StoreOpt = None,
     offline: OfflineOpt = False,
     insecure: InsecureOpt = False,

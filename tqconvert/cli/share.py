@@ -37,6 +37,9 @@ def share(
       ollama pull http://ADDR/library/gemma3:270m --insecure
       tqconvert pull ADDR/library/gemma3:270m --insecure
 
+    Other forms have tags of their own, for skopeo, oras and Docker:
+    gemma3:270m-oci, gemma3:270m-modelpack, gemma3:270m-docker.
+
     Writes: nothing.
 
     Exit codes: 0 ended by Ctrl-C or SIGTERM, 2 bad address, 5 no such store, 9 address in use.

@@ -20,9 +20,8 @@ from tqconvert.pull.plan import Destination, PullPlan, Wish, check_plan, header_
 from tqconvert.pull.receive import Workplace
 from tqconvert.pull.run import PullResult, run_pull
 from tqconvert.reference import ModelName
-from tqconvert.registry.credentials import DockerConfig
 from tqconvert.registry.http import Endpoint, Http
-from tqconvert.registry.login import FindCredential, nobody
+from tqconvert.registry.login import find_credential
 from tqconvert.registry.oci import OciRegistry
 from tqconvert.registry.ocireference import OciReference, is_oci
 from tqconvert.registry.ollama import OllamaRegistry
@@ -144,12 +143,6 @@ def _prepare_oci(request: PullRequest, settings: Settings, http: Http, progress:
         connections=request.connections or settings.connections, retries=settings.retries,
     )  # fmt: skip
     return Job(request, plan, place, registry.blob)
-
-
-def find_credential(settings: Settings, host: str) -> FindCredential:
-    """How to find out who to be at a registry, once it asks."""
-    folder = settings.docker_config
-    return nobody if folder is None else lambda: DockerConfig(folder).find(host)
 
 
 def _no_source(digest: Digest) -> Endpoint:

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from tqconvert.errors import UsageError
 from tqconvert.progress import Progress
-from tqconvert.pull.job import find_credential
 from tqconvert.push.plan import PushPlan, parse_forms, plan_push
 from tqconvert.push.run import PushResult, run_push
 from tqconvert.push.subject import find_subject
 from tqconvert.registry.http import Http
+from tqconvert.registry.login import find_credential
 from tqconvert.registry.oci import OciRegistry
 from tqconvert.registry.ocireference import OciReference
 from tqconvert.registry.sessions import Notes

@@ -170,7 +170,7 @@ def _tagged(registry: OciRegistry, reference: OciReference) -> Digest | None:
     def head() -> Digest | None:
         response = registry.ask("HEAD", url, {"Accept": accept})
         finish(response, has_body=False)
-        if response.status in (400, 404, 405, 406):
+        if response.status in (400, 403, 404, 405, 406):
             return None
         registry.check(response, str(reference), url)
         said = response.headers.get("Docker-Content-Digest", "")

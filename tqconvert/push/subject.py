@@ -7,7 +7,6 @@ from pathlib import Path
 from tqconvert.digest import Digest
 from tqconvert.errors import IntegrityError, InvalidGgufError, NotFoundError
 from tqconvert.gguf.header import Header, read_header
-from tqconvert.modelfile.make import from_gguf
 from tqconvert.models import find_file, find_name
 from tqconvert.progress import Progress, Reporting
 from tqconvert.reference import ModelName
@@ -84,6 +83,8 @@ def _of_store(name: ModelName, store: Store) -> Subject:
 
 def _of_file(path: Path, progress: Progress) -> Subject:
     """A GGUF with what its header says for certain beside it, as `pull FILE` makes it."""
+    from tqconvert.modelfile.make import from_gguf
+
     header = check_source(path)
     refuse_writers(path)
     with Reporting(progress, f"hashing {path.name}", header.size):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_REDIRECTS = 8
 CONNECT_TIMEOUT_S = 15.0
+SEND_TIMEOUT_S = 60.0
 REDIRECTS = {301, 302, 303, 307, 308}
 KEEPING = {307, 308}
 RETRYABLE = {408, 425, 429, 500, 502, 503, 504}
@@ -120,8 +121,10 @@ class Http:
             **headers,
         }
         more: dict[str, Any] = {}
-        if timeout_s is not None:
-            more["timeout"] = urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=timeout_s)
+        if timeout_s is not None or body is not None:
+            # Until a body is sent, the time to connect is also what a piece of it may take.
+            connect = CONNECT_TIMEOUT_S if body is None else SEND_TIMEOUT_S
+            more["timeout"] = urllib3.Timeout(connect=connect, read=timeout_s or self.stall_s)
         try:
             return self._pool(endpoint.url).request(
                 method, endpoint.url, headers=sent, redirect=False, retries=False,

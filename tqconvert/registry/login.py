@@ -12,8 +12,10 @@ import urllib.parse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from tqconvert.registry.credentials import Credential
+from tqconvert.errors import ConfigError, ToolMissingError, TqError
+from tqconvert.registry.credentials import Credential, DockerConfig
 from tqconvert.registry.http import Endpoint, Http, drop, is_loopback, read_body, split_url
+from tqconvert.settings import Settings
 
 if TYPE_CHECKING:
     import urllib3
@@ -32,6 +34,12 @@ def nobody() -> Credential | None:
     return None
 
 
+def find_credential(settings: Settings, host: str) -> FindCredential:
+    """How to find out who to be at a registry, once it asks."""
+    folder = settings.docker_config
+    return nobody if folder is None else lambda: DockerConfig(folder).find(host)
+
+
 class Login:
     """Who we are at one registry, and the header that says so."""
 
@@ -39,6 +47,8 @@ class Login:
         self._http, self._find = http, find
         self._looked = False
         self._credential: Credential | None = None
+        self.problem: TqError | None = None
+        """Why Docker's configuration could not be asked; of interest only if nobody is refused."""
         self.headers: dict[str, str] = {}
 
     @property
@@ -47,10 +57,7 @@ class Login:
         return self._known() is not None
 
     def answer(self, challenge: str, url: str) -> bool:
-        """Answer a 401's `WWW-Authenticate`; whether asking again makes sense.
-
-        Raises ConfigError and ToolMissingError of Docker's configuration, and what asking raises.
-        """
+        """Answer a 401's `WWW-Authenticate`; whether asking again makes sense. Raises what asking raises."""
         before = self.headers.get("Authorization")
         credential = self._known()
         if credential is not None and credential.registry_token:
@@ -69,8 +76,11 @@ class Login:
 
     def _known(self) -> Credential | None:
         if not self._looked:
-            self._credential = self._find()
             self._looked = True
+            try:
+                self._credential = self._find()
+            except (ConfigError, ToolMissingError) as e:
+                self.problem = e
         return self._credential
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tqconvert.digest import Digest, digest_bytes
-from tqconvert.errors import AuthError, DigestMismatchError, NetworkError
+from tqconvert.errors import AuthError, DigestMismatchError, NetworkError, NotFoundError
 from tqconvert.forms.types import DOCKER_INDEX_TYPE, OCI_INDEX_TYPE, OCI_MANIFEST_TYPE
 from tqconvert.registry.http import (
     Body,
@@ -133,20 +133,28 @@ class OciRegistry:
     def check(self, response: "urllib3.BaseHTTPResponse", subject: str, url: str) -> None:
         """Turn an HTTP error into ours, with the registry's own words where it has some.
 
-        Raises AuthError (401, 403, 405), TooLargeError (413), and what `http.check` raises.
+        Raises AuthError (401, 403, 405), or what is wrong with Docker's configuration; TooLargeError
+        (413); and what `http.check` raises.
         """
         status = response.status
         if status < 400:
             return
         words = _reason(response)
         because = f": {words}" if words else ""
-        if status in (401, 403, 405, 413):
+        if status in (401, 403, 404, 405, 413):
             drop(response)
+        if status in (401, 403) and self.login.problem is not None:
+            raise self.login.problem
         if status in (401, 403):
             hint = f"docker login {self.host}"
             if self.login.known:
                 hint = f"may this user do that? Otherwise: docker login {self.host}"
             raise AuthError(f"{subject}: {self.host} refused ({status}){because}", hint=hint)
+        if status == 404:
+            raise NotFoundError(
+                f"{subject}: {self.host} does not have it{because}",
+                hint="check the name; some registries want a repository to be made before a push",
+            )
         if status == 405:
             raise AuthError(
                 f"{subject}: {self.host} takes no uploads (405){because}",

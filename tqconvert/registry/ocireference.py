@@ -64,7 +64,9 @@ class OciReference:
                 f"{text}: {path[:80]!r} cannot be a repository (expected lower-case words and /)"
             )
         if colon and not _TAG.fullmatch(tag):
-            raise UsageError(f"{text}: {tag[:80]!r} cannot be a tag (expected 128 of A-Z a-z 0-9 . _ -)")
+            raise UsageError(
+                f"{text}: {tag[:80]!r} cannot be a tag (expected 128 of A-Z a-z 0-9 . _ -)"
+            )
         host = host.lower()
         if host in _DOCKER_HUB_NAMES:
             host = DOCKER_HUB

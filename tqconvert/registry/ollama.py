@@ -94,6 +94,9 @@ class OllamaRegistry:
                 response, _ = self._http.request(
                     "GET", replace(endpoint, headers=self._login.headers), accept
                 )
+        if response.status in (401, 403) and self._login.problem is not None:
+            drop(response)
+            raise self._login.problem
         subject = str(name)
         check(response, subject, endpoint.url)
         return Manifest.parse(read_body(response, MAX_MANIFEST_BYTES, subject), subject=subject)

@@ -34,6 +34,7 @@ class Reader:
         self._source = source
         self._hash = hashlib.sha256()
         self.hashed = 0
+        self._hashing: Future[None] | None = None
         self._fd = -1
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="hash")
 
@@ -56,29 +57,36 @@ class Reader:
         end = offset + n
         while offset < end:
             block = self._read(offset, min(READ_SIZE, end - offset))
-            hashing: Future[None] | None = None
-            if offset <= self.hashed < offset + len(block):
-                hashing = self._pool.submit(self._hash.update, block[self.hashed - offset :])
+            self._hash_in_order(block, offset)
+            for at in range(0, len(block), PIECE):
+                yield block[at : at + PIECE]
             offset += len(block)
-            try:
-                for at in range(0, len(block), PIECE):
-                    yield block[at : at + PIECE]
-            finally:  # also where the connection ends in the middle of the block
-                if hashing is not None:
-                    hashing.result()
-                    self.hashed = offset
 
     def skip_to(self, offset: int) -> None:
         """Hash what is not sent: an earlier process did that."""
         while self.hashed < offset:
-            block = self._read(self.hashed, min(READ_SIZE, offset - self.hashed))
-            self._hash.update(block)
-            self.hashed += len(block)
+            at = self.hashed
+            self._hash_in_order(self._read(at, min(READ_SIZE, offset - at)), at)
 
     def digest(self) -> Digest:
         """Digest of all bytes, once they were all read."""
         self.skip_to(self._source.size)
+        if self._hashing is not None:
+            self._hashing.result()
         return Digest(self._hash.hexdigest())
+
+    def _hash_in_order(self, block: bytes, offset: int) -> None:
+        """Have the part of the block hashed that comes next, beside what the caller does.
+
+        It counts from here on: a body that is given up in the middle of a block is asked for again
+        before Python has closed it.
+        """
+        if not offset <= self.hashed < offset + len(block):
+            return
+        if self._hashing is not None:
+            self._hashing.result()  # one at a time: no more than two blocks are in memory
+        self._hashing = self._pool.submit(self._hash.update, block[self.hashed - offset :])
+        self.hashed = offset + len(block)
 
     def _read(self, offset: int, n: int) -> bytes:
         if self._source.path is None:

@@ -12,7 +12,7 @@ upload up when the connection ends within a chunk, so there a kill costs the blo
 import random
 import re
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -29,7 +29,9 @@ from tqconvert.registry.sessions import Notes
 if TYPE_CHECKING:
     import urllib3
 
-CHUNK: Final = 64 << 20
+CHUNK: Final = 256 << 20
+"""Bytes of one request. docker-registry puts what it has on the disk after each, which takes its time."""
+
 SMALLEST_CHUNK: Final = 1 << 20
 WHOLE: Final = 4 << 20
 """Blobs up to this size go with one PUT."""
@@ -39,6 +41,9 @@ COMMIT_TIMEOUT_S: Final = 600.0
 
 MAX_WAIT_S: Final = 60.0
 MAX_BODY: Final = 1 << 16
+_REFUSALS: Final = frozenset(range(400, 500)) - {408, 425, 429}
+"""Answers to a mount that mean no: the bytes go instead."""
+
 _NO_CHUNKS: Final = frozenset((400, 404, 405, 411, 415, 416, 501))
 _RANGE = re.compile(r"(?:bytes=)?0-(\d+)")
 
@@ -119,7 +124,7 @@ class Upload:
         for repository in candidates:
             query = urllib.parse.urlencode({"mount": self._source.digest, "from": repository})
             url = self._registry.url(f"blobs/uploads/?{query}")
-            response = self._registry.retrying(partial(self._asked, "POST", url, (401, 403)))
+            response = self._registry.retrying(partial(self._asked, "POST", url, _REFUSALS))
             if response.status == 201:
                 drop(response)
                 self.stats.mounted_from = repository
@@ -132,7 +137,7 @@ class Upload:
         return False, session
 
     def _asked(
-        self, method: str, url: str, allowed: Sequence[int] = ()
+        self, method: str, url: str, allowed: Collection[int] = ()
     ) -> "urllib3.BaseHTTPResponse":
         """The answer to a request without a body; errors but `allowed` ones are raised."""
         response = self._registry.ask(method, url, {"Content-Length": "0"})
@@ -352,13 +357,16 @@ class _Session:
 
 
 def is_there(registry: OciRegistry, digest: Digest, subject: str) -> bool:
-    """Whether the registry has the blob in this repository."""
+    """Whether the registry has the blob in this repository.
+
+    403 means no: some say it of what is not there yet, and who may not push is told so by the upload.
+    """
     url = registry.url(f"blobs/{digest}")
 
     def head() -> bool:
         response = registry.ask("HEAD", url)
         finish(response, has_body=False)
-        if response.status == 404:
+        if response.status in (403, 404):
             return False
         registry.check(response, subject, url)
         return True

@@ -38,6 +38,11 @@ class Faults:
     forget_uploads: bool = False
     """Know nothing of an upload whose connection ended."""
     no_mounts: bool = False
+    stuck: bool = False
+    """Say that nothing arrived, whatever did."""
+    lose_answer: bool = False
+    """Take the blob, and end the connection instead of saying so; once."""
+    min_chunk: int | None = None
     relative: bool = False
     """Locations without a host."""
     wrong_digest: bool = False
@@ -238,6 +243,9 @@ class _Handler(BaseHTTPRequestHandler):
         if _sha(data) != query["digest"]:
             return self._error(400, "DIGEST_INVALID")
         r.blobs.setdefault(repository, {})[query["digest"]] = data
+        if f.lose_answer and len(data) > LARGE:
+            f.lose_answer, self.close_connection = False, True
+            return self.connection.shutdown(2)
         said = "sha256:" + "0" * 64 if f.wrong_digest else query["digest"]
         return self._send(201, b"", {"Docker-Content-Digest": said})
 
@@ -256,7 +264,11 @@ class _Handler(BaseHTTPRequestHandler):
         r = self.registry
         path = f"/v2/{repository}/blobs/uploads/{ident}?_state=x"
         location = path if r.faults.relative else f"http://{r.host}{path}"
-        return {"Location": location, "Range": f"0-{max(0, len(r.uploads[ident]) - 1)}"}
+        n = 0 if r.faults.stuck else len(r.uploads[ident])
+        headers = {"Location": location, "Range": f"0-{max(0, n - 1)}"}
+        if r.faults.min_chunk is not None:
+            headers["OCI-Chunk-Min-Length"] = str(r.faults.min_chunk)
+        return headers
 
     def _arrive(self, held: bytearray, ident: str, length: int) -> bool:
         """Take the body in; False if the connection ended before its end."""

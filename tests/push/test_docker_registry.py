@@ -362,3 +362,22 @@ def test_a_registry_with_a_password(
         code, _, err = run_cli("pull", name, "--no-tag", "--as", "tiny:1b", "--store", there)
         assert code == 0, err
         assert store_manifest(there) == store_manifest(store)
+
+
+@pytest.mark.server
+def test_a_tagged_file_says_what_it_was_made_of(
+    docker_registry: str, tmp_path: Path, run_cli: Cli
+) -> None:
+    """As `install` writes it: `verify` proves after a pull that only the tag page was added."""
+    file = tmp_path / "m.gguf"
+    file.write_bytes(MODEL)
+    assert run_cli("tag", file, "--type-k", "q8_0", "--type-v", "turbo4", "-q")[0] == 0
+    dest = f"{docker_registry}/a/tagged:1"
+    assert run_cli("push", file, dest, "--form", "modelpack", "--form", "docker", "-q")[0] == 0
+    for tag in (dest, f"{dest}-docker"):
+        there = tmp_path / tag.rpartition(":")[2]
+        assert run_cli("pull", f"oci://{tag}", "--as", "t:1", "--store", there, "-q")[0] == 0
+        code, out, _ = run_cli("verify", "t:1", "--store", there, "--json")
+        assert code == 0
+        assert json.loads(out)["source"] == sha256(MODEL)
+        assert "source" in {c["check"] for c in json.loads(out)["checks"]}

@@ -1,6 +1,7 @@
 """What a registry does to an upload, and what `push` makes of it."""
 
 import base64
+import hashlib
 import json
 import os
 import signal
@@ -125,6 +126,52 @@ def test_busy_registries_are_asked_again(registry: PushRegistry, push: Any, stat
     assert code == 0
     assert document["retries"] == 3
     assert landed(registry)
+
+
+def test_an_answer_that_is_lost_costs_no_second_upload(registry: PushRegistry, push: Any) -> None:
+    """The blob has its name already: HEAD tells."""
+    registry.faults.lose_answer = True
+    code, document = push()
+    assert (code, document["retries"]) == (0, 1)
+    assert registry.received == sum(b["bytes"] for b in document["blobs"])
+
+
+def test_a_registry_that_gets_nowhere_is_an_error(registry: PushRegistry, push: Any) -> None:
+    """It takes chunks and says that none arrived: not an endless loop."""
+    registry.faults.stuck = True
+    code, document = push()
+    assert (code, document["error"]["kind"]) == (11, "protocol")
+    assert registry.received < 3 << 20
+
+
+def test_chunks_are_as_large_as_the_registry_wants_them(registry: PushRegistry, push: Any) -> None:
+    """OCI-Chunk-Min-Length, also after failures."""
+    registry.faults.min_chunk, registry.faults.status = 3 << 20, [503, 503, 503]
+    assert push()[0] == 0
+    assert landed(registry)
+    sizes = [int(h["Content-Length"]) for m, _, h in registry.requests if m == "PATCH"]
+    assert min(sizes[:-1]) == 3 << 20
+
+
+def test_what_an_earlier_push_sent_was_something_else(
+    registry: PushRegistry, push: Any, tmp_path: Path
+) -> None:
+    """The blob was damaged when it was interrupted, and is whole now: all of it goes again, by itself."""
+    code, document = push()
+    assert code == 0
+    notes = Path(os.environ["HOME"]) / ".cache/tqconvert/push"
+    ident = "0" * 32
+    registry.uploads[ident] = bytearray(b"x" * (2 << 20))
+    place = f"{registry.host}/me/other"
+    name = hashlib.sha256(f"{place}@{sha256(MODEL)}".encode()).hexdigest()
+    url = f"http://{registry.host}/v2/me/other/blobs/uploads/{ident}?_state=x"
+    (notes / f"{name}.session").write_text(url)
+    registry.faults.no_mounts = True
+    code, document = push(dest="me/other:1b")
+    assert code == 0, document
+    assert landed(registry, "me/other")
+    assert (document["retries"], document["resumed_from"]) == (1, 0)
+    assert list(notes.glob("*.session")) == []
 
 
 def test_chunks_become_smaller_after_413(registry: PushRegistry, push: Any) -> None:

@@ -162,3 +162,24 @@ def test_old_and_simple_servers(tmp_path: Path, head: bytes) -> None:
             thread.join(10)
             place.http.close()
     assert (tmp_path / "done").read_bytes() == data
+
+
+def test_a_server_that_speaks_no_tls_is_told_from_a_bad_certificate(client: Http) -> None:
+    """Registries on a network are often asked by https though they have none: the next step is another."""
+    with FakeRegistry(b"x") as server, pytest.raises(NetworkError) as raised:
+        client.request("GET", Endpoint(f"https://127.0.0.1:{server.port}/v2/"))
+    assert "does not speak TLS" in raised.value.message
+    assert raised.value.hint is not None
+    assert "--insecure" in raised.value.hint
+
+
+def test_under_insecure_a_host_is_asked_by_what_it_speaks() -> None:
+    """Https first, then plain http; without it https alone, and on this machine http."""
+    with FakeRegistry(b"x") as server:
+        for insecure, host, scheme in (
+            (False, f"127.0.0.1:{server.port}", "http"),
+            (False, "registry.example", "https"),
+        ):
+            assert http.base_url(Http(insecure=insecure), host, None) == f"{scheme}://{host}"
+        assert http.base_url(Http(insecure=True), "h.example", "https") == "https://h.example"
+        assert http._spoken(Http(insecure=True), f"127.0.0.1:{server.port}") == "http"

@@ -9,11 +9,10 @@ from tqconvert.errors import UsageError
 from tqconvert.forms.types import Form, tag_of
 from tqconvert.forms.write import Formed, write_form
 from tqconvert.push.subject import Subject
-from tqconvert.registry.oci import OciRegistry
+from tqconvert.registry.oci import OciRegistry, finish
 from tqconvert.registry.ocireference import OciReference
 from tqconvert.registry.reading import Source
 from tqconvert.registry.sessions import Notes
-from tqconvert.registry.upload import finish, is_there
 
 ALL: Final = "all"
 MAX_MOUNTS: Final = 3
@@ -138,7 +137,7 @@ def plan_push(
         for layer in one.blobs:
             if layer.digest not in blobs:
                 source = subject.source(layer)
-                there = is_there(registry, layer.digest, source.subject)
+                there = registry.has_blob(layer.digest, source.subject)
                 others = () if there else _elsewhere(subject, registry, layer.digest, notes)
                 blobs[layer.digest] = BlobPlan(source, _kind(layer.label), there, others)
     return PushPlan(subject, registry, tuple(manifests), tuple(blobs.values()))

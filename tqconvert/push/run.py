@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from tqconvert.progress import Progress, Silent
 from tqconvert.push.plan import Announced, BlobPlan, PushPlan
 from tqconvert.registry.http import ProtocolError
-from tqconvert.registry.oci import OciRegistry
+from tqconvert.registry.oci import OciRegistry, finish
 from tqconvert.registry.sessions import Notes
-from tqconvert.registry.upload import CHUNK, Sent, Upload, UploadStats, finish
+from tqconvert.registry.upload import CHUNK, Sent, Upload, UploadStats
 
 SHOWN_BYTES = 1 << 20
 """Blobs from this size on show their progress."""

@@ -7,13 +7,14 @@ from pathlib import Path
 from tqconvert.digest import Digest
 from tqconvert.errors import IntegrityError, InvalidGgufError, NotFoundError
 from tqconvert.gguf.header import Header, read_header
+from tqconvert.gguf.tags import PAGE, is_tagged
 from tqconvert.models import find_file, find_name
 from tqconvert.progress import Progress, Reporting
 from tqconvert.reference import ModelName
 from tqconvert.registry.reading import Source
 from tqconvert.store.hashing import hash_file
 from tqconvert.store.layout import Store
-from tqconvert.store.manifest import MODEL_TYPE, Layer, Manifest
+from tqconvert.store.manifest import MODEL_TYPE, SOURCE_KEY, Layer, Manifest
 from tqconvert.store.recipe import config_blob, recipe_blobs, recipe_of
 from tqconvert.store.source import check_source, refuse_writers
 
@@ -87,9 +88,11 @@ def _of_file(path: Path, progress: Progress) -> Subject:
 
     header = check_source(path)
     refuse_writers(path)
+    offsets = (0, PAGE) if is_tagged(header) else (0,)
     with Reporting(progress, f"hashing {path.name}", header.size):
-        digest = hash_file(path, advance=progress.advance)[0]
-    model = Layer.make(MODEL_TYPE, digest, header.size)
+        digest, *source = hash_file(path, offsets=offsets, advance=progress.advance)
+    annotations = {SOURCE_KEY: str(source[0])} if source else None
+    model = Layer.make(MODEL_TYPE, digest, header.size, annotations)
     recipe = recipe_of(from_gguf(header, from_=str(path), num_ctx=None))
     small = recipe_blobs(recipe)
     layers = (model, *(blob.layer for blob in small))

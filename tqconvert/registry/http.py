@@ -304,6 +304,10 @@ def connection_error(subject: str, e: Exception) -> TqError:
     exceptions = urllib3.exceptions
     if isinstance(e, exceptions.LocationValueError):
         return ProtocolError(f"{host}: no address that can be asked", hint="check the name")
+    if isinstance(e, exceptions.SSLError) and "WRONG_VERSION_NUMBER" in str(e):
+        return NetworkError(
+            f"{host}: does not speak TLS", hint="plain http can be allowed with --insecure"
+        )
     if isinstance(e, exceptions.SSLError):
         return NetworkError(
             f"{host}: TLS failed: {e}",

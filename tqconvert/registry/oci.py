@@ -80,6 +80,23 @@ class OciRegistry:
         """
         return self.retrying(lambda: self._fetch(wanted, subject))
 
+    def has_blob(self, digest: Digest, subject: str) -> bool:
+        """Whether this repository has the blob.
+
+        403 means no: some say it of what is not there yet, and who may not push is told so by the upload.
+        """
+        url = self.url(f"blobs/{digest}")
+
+        def head() -> bool:
+            response = self.ask("HEAD", url)
+            finish(response, has_body=False)
+            if response.status in (403, 404):
+                return False
+            self.check(response, subject, url)
+            return True
+
+        return self.retrying(head)
+
     def blob(self, digest: Digest) -> Endpoint:
         """Where the blob is to be had."""
         url = self.url(f"blobs/{digest}")
@@ -153,7 +170,7 @@ class OciRegistry:
         if status == 404:
             raise NotFoundError(
                 f"{subject}: {self.host} does not have it{because}",
-                hint="check the name; some registries want a repository to be made before a push",
+                hint="check name and tag; some registries want a repository to be made before a push",
             )
         if status == 405:
             raise AuthError(
@@ -196,6 +213,23 @@ class OciRegistry:
 
     def _own(self, url: str) -> bool:
         return host_of(url) == host_of(self._root) and url.startswith(self._root)
+
+
+def finish(response: "urllib3.BaseHTTPResponse", *, has_body: bool = True) -> None:
+    """Be done with an answer; its connection is used again where the body is short or none."""
+    length = response.headers.get("Content-Length", "0")
+    if has_body and (
+        not length.isdigit() or int(length) > MAX_REASON_BYTES or response.status == 416
+    ):
+        drop(response)
+        return
+    import urllib3
+
+    try:
+        response.read()
+    except urllib3.exceptions.HTTPError:
+        drop(response)
+    response.release_conn()
 
 
 def _reason(response: "urllib3.BaseHTTPResponse") -> str:

@@ -18,11 +18,10 @@ from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from tqconvert.digest import Digest
 from tqconvert.errors import DigestMismatchError, NetworkError
 from tqconvert.progress import Progress
 from tqconvert.registry.http import ProtocolError, TransientError, drop
-from tqconvert.registry.oci import OciRegistry
+from tqconvert.registry.oci import OciRegistry, finish
 from tqconvert.registry.reading import Reader, Source
 from tqconvert.registry.sessions import Notes
 
@@ -36,11 +35,13 @@ SMALLEST_CHUNK: Final = 1 << 20
 WHOLE: Final = 4 << 20
 """Blobs up to this size go with one PUT."""
 
+MAX_SMALLEST: Final = 1 << 31
+"""A registry that wants larger chunks than this at least is not believed."""
+
 COMMIT_TIMEOUT_S: Final = 600.0
 """Seconds that a registry may take to give a blob its name: some copy it then."""
 
 MAX_WAIT_S: Final = 60.0
-MAX_BODY: Final = 1 << 16
 _REFUSALS: Final = frozenset(range(400, 500)) - {408, 425, 429}
 """Answers to a mount that mean no: the bytes go instead."""
 
@@ -82,6 +83,8 @@ class Upload:
         self._registry, self._source, self._notes = registry, source, notes
         self._progress, self._retries, self._chunk = progress, retries, chunk
         self._place = f"{registry.host}/{registry.reference.repository}"
+        self._smallest = SMALLEST_CHUNK
+        self._anew = False
         self._shown = 0
         self.stats = UploadStats()
 
@@ -94,7 +97,7 @@ class Upload:
         """
         source = self._source
         with self._notes.locked(self._place, source.digest, self._progress):
-            if is_there(self._registry, source.digest, source.subject):
+            if self._is_there():
                 self._notes.drop_session(self._place, source.digest)
                 return Sent.PRESENT
             session = self._resumed()
@@ -117,6 +120,9 @@ class Upload:
                 f"{self._source.subject}: {session.offset >> 20} MiB arrived before"
             )
         return session
+
+    def _is_there(self) -> bool:
+        return self._registry.has_blob(self._source.digest, self._source.subject)
 
     def _mount(self, candidates: Sequence[str]) -> "tuple[bool, _Session | None]":
         """Ask the registry to take the blob from another repository; whether it did, else an upload."""
@@ -168,9 +174,11 @@ class Upload:
                         ) from e
                     self.stats.retries += 1
                     if failures > 1:  # perhaps something on the way does not take so much at once
-                        self._chunk = max(SMALLEST_CHUNK, self._chunk // 8)
+                        self._chunk = max(self._smallest, self._chunk // 8)
                     self._pause(failures, e)
                     session = self._after_failure(session)
+                    if session is None and self._is_there():  # only the answer was lost
+                        return
                 else:
                     self._notes.drop_session(self._place, self._source.digest)
                     return
@@ -192,7 +200,8 @@ class Upload:
         session = _Session(self._registry.located(response), 0)
         smallest = response.headers.get("OCI-Chunk-Min-Length", "")
         if smallest.isdigit():
-            self._chunk = max(self._chunk, min(int(smallest), 1 << 31))
+            self._smallest = max(SMALLEST_CHUNK, min(int(smallest), MAX_SMALLEST))
+            self._chunk = max(self._chunk, self._smallest)
         drop(response)
         return session
 
@@ -219,9 +228,9 @@ class Upload:
         while session.offset < size:
             n = min(self._chunk, size - session.offset)
             response = self._send("PATCH", session.url, reader, session.offset, n)
-            if response.status == 413 and self._chunk > SMALLEST_CHUNK:
+            if response.status == 413 and self._chunk > self._smallest:
                 drop(response)
-                self._chunk = max(SMALLEST_CHUNK, self._chunk // 8)
+                self._chunk = max(self._smallest, self._chunk // 8)
                 self._show(session.offset)
                 continue
             if response.status == 416 and session.offset:  # it counts otherwise than we do
@@ -241,18 +250,28 @@ class Upload:
                 )
             self._registry.check(response, self._source.subject, session.url)
             arrived = _arrived(response)
+            arrived = session.offset + n if arrived is None else arrived
             session.url = self._registry.located(response)
-            session.offset = session.offset + n if arrived is None else arrived
             finish(response)
-            if session.offset > size:
+            if not session.offset < arrived <= size:
                 raise ProtocolError(
-                    f"{self._source.subject}: {self._registry.host} has too much of it"
+                    f"{self._source.subject}: {self._registry.host} says that it has {arrived} bytes "
+                    f"(expected {session.offset + n})"
                 )
+            session.offset = arrived
             self._notes.keep_session(self._place, self._source.digest, session.url)
         self._refuse_damaged(reader, session)
         response = self._registry.ask(
             "PUT", self._final(session.url), {"Content-Length": "0"}, timeout_s=COMMIT_TIMEOUT_S
         )
+        if response.status == 400 and self.stats.resumed_from and not self._anew:
+            # What an earlier process sent was something else; the bytes here are right.
+            drop(response)
+            self._cancel(session)
+            self._anew, self.stats.resumed_from = True, 0
+            raise TransientError(
+                f"{self._source.subject}: what arrived before is damaged; starting anew"
+            )
         self._committed(response, session.url)
 
     def _put_whole(self, session: "_Session", reader: Reader) -> None:
@@ -354,39 +373,6 @@ class _Session:
     offset: int
     whole: bool = False
     """Whether the registry takes no chunks."""
-
-
-def is_there(registry: OciRegistry, digest: Digest, subject: str) -> bool:
-    """Whether the registry has the blob in this repository.
-
-    403 means no: some say it of what is not there yet, and who may not push is told so by the upload.
-    """
-    url = registry.url(f"blobs/{digest}")
-
-    def head() -> bool:
-        response = registry.ask("HEAD", url)
-        finish(response, has_body=False)
-        if response.status in (403, 404):
-            return False
-        registry.check(response, subject, url)
-        return True
-
-    return registry.retrying(head)
-
-
-def finish(response: "urllib3.BaseHTTPResponse", *, has_body: bool = True) -> None:
-    """Be done with an answer; its connection is used again where the body is short or none."""
-    length = response.headers.get("Content-Length", "0")
-    if has_body and (not length.isdigit() or int(length) > MAX_BODY or response.status == 416):
-        drop(response)
-        return
-    import urllib3
-
-    try:
-        response.read()
-    except urllib3.exceptions.HTTPError:
-        drop(response)
-    response.release_conn()
 
 
 def _arrived(response: "urllib3.BaseHTTPResponse") -> int | None:

@@ -11,8 +11,7 @@ from tests.benchmarks.rows import Row, Table
 from tqconvert.cli.output import table
 from tqconvert.errors import TqError
 
-NAMES = ("help", "header", "tag", "pull", "hub", "patch_queue", "kv_speed", "kv_quality")
-NAMES = ("help", "header", "tag", "pull", "push", "patch_queue", "kv_speed", "kv_quality")
+NAMES = ("help", "header", "tag", "pull", "hub", "push", "patch_queue", "kv_speed", "kv_quality")
 
 
 def render(found: Sequence[Row | Table]) -> str:

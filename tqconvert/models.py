@@ -80,3 +80,15 @@ def find_name(text: str, store: "Store") -> "ModelName":
     if os.path.isdir(text) and store.read_manifest(name) is None:
         raise NotFoundError(f"{text}: is a folder (expected a GGUF file or a model's name)")
     return name
+
+
+def files_of(model: Model, store: "Store") -> tuple[Path, ...]:
+    """All GGUF files of the model: the shards of a file's set, or the model layers of a manifest.
+
+    Raises what `find_shards` raises.
+    """
+    if model.manifest is not None:
+        return tuple(store.blob(layer.digest) for layer in model.manifest.layers_of("model"))
+    from tqconvert.gguf.shards import find_shards
+
+    return find_shards(model.path)

@@ -10,6 +10,7 @@ from tqconvert.gguf.tags import BALANCE, KvTags, read_tags
 from tqconvert.gguf.types import FILE_TYPES
 from tqconvert.kv.arch import layout_of
 from tqconvert.kv.layers import Layer, Layout
+from tqconvert.units import format_runs
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,7 @@ class LayerGroup(NamedTuple):
     @property
     def span(self) -> str:
         """`0-4, 6-10`."""
-        runs: list[list[int]] = []
-        for i in self.indices:
-            if runs and runs[-1][1] == i - 1:
-                runs[-1][1] = i
-            else:
-                runs.append([i, i])
-        return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
+        return format_runs(self.indices)
 
 
 def layer_groups(layout: Layout) -> tuple[LayerGroup, ...]:

@@ -1,6 +1,7 @@
-"""Sizes and context lengths: text to integers and back. Nothing else parses "24GiB" or "32k"."""
+"""Sizes, context lengths, runs of numbers: text to integers and back. Nothing else parses "24GiB" or "32k"."""
 
 import re
+from collections.abc import Iterable
 
 from tqconvert.errors import UsageError
 
@@ -60,3 +61,14 @@ def format_count(n: int) -> str:
         if n >= scale:
             return f"{n / scale:.1f}{unit}"
     return str(n)
+
+
+def format_runs(numbers: Iterable[int]) -> str:
+    """Sorted numbers as runs: `0-4, 6-10`."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and runs[-1][1] == n - 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)

@@ -46,7 +46,8 @@ def test_commands_stand_in_the_order_of_the_work() -> None:
     """Pull first, upkeep last."""
     assert [" ".join(c) for c in COMMANDS] == [
         "pull", "inspect", "plan", "tag", "untag", "balance", "modelfile", "install", "verify", "share",
-        "push", "serve", "doctor", "quality ppl", "quality kld", *(f"ollama-build {name}" for name in QUEUE),
+        "push", "fingerprint", "serve", "doctor", "quality ppl", "quality kld",
+        *(f"ollama-build {name}" for name in QUEUE),
         *(f"metal {name}" for name in METAL),
         "config show", "cache prune",
     ]  # fmt: skip

@@ -67,6 +67,8 @@ class FakeRegistry:
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.sent = 0
         self.blobs: dict[str, bytes] = {}
+        self.kept: dict[str, bytes] = {}
+        """Manifests that tags were moved away from, by digest."""
         layers = [self._layer(MODEL, model)]
         for kind, data in other.items():
             layers.append(self._layer(f"application/vnd.ollama.image.{kind}", data))
@@ -108,6 +110,14 @@ class FakeRegistry:
         """Name of the model for `pull`."""
         return f"127.0.0.1:{self.port}/library/tiny:1b"
 
+    def move(self, model: bytes, *, keep: bool = True) -> None:
+        """Give the tag to another model; the old one can be had by its digest if it is kept."""
+        if keep:
+            self.kept[self.manifest_digest] = self.manifest
+        other = FakeRegistry(model)
+        self.blobs |= other.blobs
+        self.manifest, self.manifest_digest = other.manifest, other.manifest_digest
+
     def endpoint(self) -> Endpoint:
         """Where the model's blob is."""
         return Endpoint(f"http://127.0.0.1:{self.port}/v2/library/tiny/blobs/{self.model_digest}")
@@ -147,6 +157,8 @@ class _Handler(BaseHTTPRequestHandler):
             if not f.token_uses:
                 f.token = f"{f.token}+"
         if m := re.fullmatch(r"/v2/library/tiny/manifests/(.+)", self.path):
+            if m[1] in r.kept:
+                return self._send(200, r.kept[m[1]])
             if m[1] not in ("1b", "1b-tq", "latest", r.manifest_digest):
                 return self._send(404, b"{}")
             return self._send(200, r.manifest if f.manifest is None else f.manifest)

@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "pull": GROUND
     | {"settings", "gguf", "kv", "modelfile", "store", "registry", "models", "forms"},
     "push": GROUND | {"settings", "gguf", "modelfile", "store", "registry", "models", "forms"},
+    "provenance": GROUND | {"settings", "gguf", "store", "registry", "models", "pull"},
     "__main__": {"cli"},
 }
 """Part -> the parts it may import besides itself; `cli` may import all."""

@@ -154,9 +154,15 @@ class BadPatchError(IntegrityError):
 
 
 class BadLockError(IntegrityError):
-    """A lock of releases is not of the form that it must have."""
+    """A lock of releases or of models is not of the form that it must have."""
 
     kind = "bad_lock"
+
+
+class LockDiffersError(IntegrityError):
+    """What is to be had, or what was made of it, is not what the lock file says."""
+
+    kind = "lock_differs"
 
 
 class NotFoundError(TqError):

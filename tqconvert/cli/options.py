@@ -61,6 +61,32 @@ OutputOpt = Annotated[
 ]
 
 
+LockOpt = Annotated[
+    bool, typer.Option("--lock", help="Write the model into the lock file, or renew it there.")
+]
+LockedOpt = Annotated[bool, typer.Option("--locked", help="Make what the lock file says, or fail.")]
+LockFileOpt = Annotated[
+    Path,
+    typer.Option("--lock-file", metavar="FILE", readable=False, help="The lock file."),
+]
+AnyToolOpt = Annotated[
+    bool,
+    typer.Option("--any-tool", help="--locked: hold on to source and tags, not to the version."),
+]
+AttestOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--attest", metavar="OUT", readable=False, help="Write an in-toto statement of the pull."
+    ),
+]
+BomOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--bom", metavar="OUT", readable=False, help="Write a CycloneDX bill of materials."
+    ),
+]
+
+
 def complete_model(incomplete: str) -> list[str]:
     """Names in the store and GGUF files that begin with what was typed."""
     from glob import escape, iglob

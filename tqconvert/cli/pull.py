@@ -7,9 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tqconvert.cli.options import (
+    AnyToolOpt,
+    AttestOpt,
+    BomOpt,
     DryRunOpt,
     InsecureOpt,
     JsonOpt,
+    LockedOpt,
+    LockFileOpt,
+    LockOpt,
     OfflineOpt,
     QuietOpt,
     StoreOpt,
@@ -19,10 +25,11 @@ from tqconvert.cli.options import (
     settings,
 )
 from tqconvert.cli.output import Output, table, types_text
-from tqconvert.errors import StoppedError
+from tqconvert.errors import StoppedError, UsageError
 from tqconvert.units import format_bytes, format_context, parse_bytes
 
 if TYPE_CHECKING:
+    from tqconvert.pull.job import Job
     from tqconvert.pull.peek import Peek
     from tqconvert.pull.plan import PullPlan
     from tqconvert.pull.run import PullResult
@@ -35,13 +42,14 @@ def register(app: typer.Typer) -> None:
 
 def pull(
     name: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="NAME|FILE",
             help="A model such as qwen3.5:27b, host:5000/ns/model:tag or "
             "hf.co/org/repo:Q4_K_M or oci://host/repo:tag, or a GGUF.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     as_name: Annotated[
         str | None,
         typer.Option("--as", metavar="NAME", help="Install under this name, not NAME-tq."),
@@ -64,6 +72,12 @@ def pull(
     connections: Annotated[
         int | None, typer.Option(min=1, max=32, help="Parallel ranges of the download.")
     ] = None,
+    lock: LockOpt = False,
+    locked: LockedOpt = False,
+    lock_file: LockFileOpt = Path("tqconvert.lock"),
+    any_tool: AnyToolOpt = False,
+    attest: AttestOpt = None,
+    bom: BomOpt = None,
     store: StoreOpt = None,
     offline: OfflineOpt = False,
     insecure: InsecureOpt = False,
@@ -82,6 +96,9 @@ def pull(
     :QUANT or :FILE.gguf another one, @REVISION a branch, tag or commit. Shards
     are joined into one GGUF on the way.
 
+    --lock writes down what came and what was made; --locked makes exactly that
+    or fails, for NAME or for all that the file has (docs/pipelines.md).
+
     \b
     Examples:
       tqconvert pull qwen3.5:27b
@@ -89,47 +106,92 @@ def pull(
       tqconvert pull 127.0.0.1:5000/library/gemma3:270m --as gemma3:mine
       tqconvert pull oci://127.0.0.1:5000/ai/gemma3:270m
       tqconvert pull ./model.gguf --to ./out --type-k q8_0 --type-v turbo4
+      tqconvert pull qwen3.5:27b --lock && tqconvert pull --locked
 
     \b
     Writes: blobs and a manifest in the store, the Modelfile in .tqconvert/ of
-    the store (or both in DIR); partial downloads in .tqconvert/partial.
-    Exit codes: 0 done or nothing to do, 4 wrong bytes, 5 not known, 6 the name is
-    taken, 9 disk, 11 network, 12 refused by the server, 130 interrupted.
+    the store (or both in DIR); partial downloads in .tqconvert/partial; the lock
+    file of --lock, the documents of --attest and --bom.
+    Exit codes: 0 done or nothing to do, 4 wrong bytes or not what is locked, 5
+    not known, 6 the name is taken, 9 disk, 11 network, 12 refused by the server,
+    130 interrupted.
     """  # noqa: D301 - \b keeps Typer from joining lines
-    from tqconvert.pull.job import PullRequest, carry_out, prepare
-    from tqconvert.pull.peek import peek
-    from tqconvert.pull.plan import State, Wish
+    from tqconvert.provenance.locked import prepare_all
+    from tqconvert.provenance.records import Records
+    from tqconvert.pull.job import PullRequest, prepare
+    from tqconvert.pull.plan import Wish
 
     out = Output("pull", json=json, quiet=quiet)
+    if name is None and not locked:
+        raise UsageError("pull needs a name (or --locked for all that is locked)")
+    if locked and (lock or no_tag or type_k or type_v):
+        raise UsageError(
+            "--locked takes types from the lock file: no --lock, --no-tag, --type-k/-v"
+        )
+    if any_tool and not locked:
+        raise UsageError("--any-tool goes with --locked")
+    records = Records(lock_file if lock else None, attest, bom, os.environ, replace=yes)
+    records.check()
     request = PullRequest(
-        source=name,
+        source=name or "",
         as_name=as_name,
         to=to,
         wish=Wish(not no_tag, type_k, type_v),
         memory=parse_bytes(memory) if memory else None,
         connections=connections,
     )
-    job = prepare(
-        request, settings(store=store, offline=offline, insecure=insecure), out.progress()
-    )
+    at, progress = settings(store=store, offline=offline, insecure=insecure), out.progress()
+    if locked:
+        jobs = prepare_all(lock_file, request, at, progress, any_tool=any_tool)
+    else:
+        jobs = [prepare(request, at, progress)]
     if dry_run:
-        found = peek(job.plan, job.source_of, job.place.http)
-        out.result(
-            {"dry_run": True, **job.plan.to_json(), "would_tag": _peek_json(found)},
-            _plan_text(job.plan) + _peek_text(found),
-            str(job.plan.target),
-        )
+        _show(out, [_dry_run(job) for job in jobs], {}, many=name is None)
         return
+    results = [_carry_out(job, out, yes=yes) for job in jobs]
+    written = records.write(list(zip(jobs, results, strict=True)), progress)
+    _show(out, [_shown(result) for result in results], written.to_json(), many=name is None)
+    for line in written.lines():
+        out.note(line)
+
+
+Shown = tuple[dict[str, Any], str, str]
+"""One model as JSON, as text, and the essential value."""
+
+
+def _show(out: Output, models: list[Shown], more: dict[str, Any], *, many: bool) -> None:
+    """Print one model as it is, or all that are locked as a list."""
+    text = "\n".join(text for _, text, _ in models)
+    essential = [essential for _, _, essential in models]
+    document = {"models": [document for document, _, _ in models]} if many else models[0][0]
+    out.result({**document, **more}, text, essential)
+
+
+def _dry_run(job: "Job") -> Shown:
+    from tqconvert.pull.peek import peek
+
+    found = peek(job.plan, job.source_of, job.place.http)
+    document = {"dry_run": True, **job.plan.to_json(), "would_tag": _peek_json(found)}
+    return document, _plan_text(job.plan) + _peek_text(found), str(job.plan.target)
+
+
+def _shown(result: "PullResult") -> Shown:
+    essential = str(result.plan.destination.file or result.plan.target)
+    return _result_json(result), _result_text(result), essential
+
+
+def _carry_out(job: "Job", out: Output, *, yes: bool) -> "PullResult":
+    from tqconvert.pull.job import carry_out
+    from tqconvert.pull.plan import State
+
     if job.plan.state is not State.UNCHANGED:
         out.note(_plan_text(job.plan))
     try:
-        result = carry_out(job, yes=yes)
+        return carry_out(job, yes=yes)
     except KeyboardInterrupt:
         kept = job.plan.kept_files()
         hint = f"{_home(kept[0])} is kept: run the same command again" if kept else None
         raise StoppedError("interrupted", hint=hint) from None
-    essential = str(result.plan.destination.file or result.plan.target)
-    out.result(_result_json(result), _result_text(result), essential)
 
 
 def _peek_text(found: "Peek | None") -> str:

@@ -47,7 +47,7 @@ def write_beside(
     runs before the new file gets its name. Both may raise. Raises StorageError, LockedError; then
     `target` is as it was.
     """
-    with _temporary(target) as (fd, temporary):
+    with locked_temporary(target) as (fd, temporary):
         fs.truncate(fd, 0)  # a killed run may have left bytes
         method: Literal["reflink", "copy"] = "reflink"
         if not _clone(content, fd):
@@ -75,14 +75,17 @@ def remove_leftover(target: Path) -> bool:
     """
     if not os.path.lexists(temporary_for(target)):
         return False
-    with _temporary(target) as (_, temporary):
+    with locked_temporary(target) as (_, temporary):
         fs.remove(temporary)
     return True
 
 
 @contextmanager
-def _temporary(target: Path) -> Iterator[tuple[int, Path]]:
-    """The temporary file of `target`, open and locked; gone afterwards unless it got its name."""
+def locked_temporary(target: Path) -> Iterator[tuple[int, Path]]:
+    """The temporary file of `target`, open and locked; gone after an error, else it has got its name.
+
+    Raises LockedError if another process has it.
+    """
     path = temporary_for(target)
     fd = _open_locked(path)
     try:

@@ -18,7 +18,7 @@ from tqconvert.pull.modelfile import write_modelfile
 from tqconvert.pull.oci import find_in_registry
 from tqconvert.pull.plan import Destination, PullPlan, Wish, check_plan, header_here, plan_pull
 from tqconvert.pull.receive import Workplace
-from tqconvert.pull.run import PullResult, run_pull
+from tqconvert.pull.run import Expected, PullResult, run_pull
 from tqconvert.reference import ModelName
 from tqconvert.registry.http import Endpoint, Http
 from tqconvert.registry.login import find_credential
@@ -54,6 +54,8 @@ class Job:
     place: Workplace
     source_of: Callable[[Digest], Endpoint]
     shards: Callable[[], Shards] | None = None
+    expected: Expected | None = None
+    """What must come out, where a lock file says it."""
 
 
 def prepare(request: PullRequest, settings: Settings, progress: Progress) -> Job:
@@ -168,7 +170,7 @@ def carry_out(job: Job, *, yes: bool = False) -> PullResult:
     """Do it. Raises RefusedError, StorageError, NetworkError, IntegrityError and their kin."""
     check_plan(job.plan, yes=yes)
     try:
-        result = run_pull(job.plan, job.source_of, job.place, job.shards)
+        result = run_pull(job.plan, job.source_of, job.place, job.shards, job.expected)
         write_modelfile(result, job.request.memory, replace=yes)
         return result
     finally:

@@ -15,6 +15,7 @@ from tqconvert.digest import Digest
 from tqconvert.errors import (
     DigestMismatchError,
     InvalidGgufError,
+    LockDiffersError,
     LockedError,
     RefusedError,
     TqError,
@@ -63,29 +64,56 @@ class PullResult:
     stats: Stats = field(default_factory=Stats)
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What must come out, as `origin` (a lock file) says; nothing else gets a name."""
+
+    origin: str
+    model: Digest | None
+    manifest: Digest
+
+    def check_model(self, digest: Digest) -> None:
+        """Raise LockDiffersError if the model that was made has another digest."""
+        if digest != self.model:
+            raise LockDiffersError(
+                f"model: the sha256 of what was made is {digest} ({self.origin} wants {self.model})"
+            )
+
+    def check_manifest(self, manifest: Manifest) -> None:
+        """Raise LockDiffersError if the manifest that was made has another digest."""
+        if manifest.digest != self.manifest:
+            raise LockDiffersError(
+                f"manifest: the one that was made is {manifest.digest} ({self.origin} wants {self.manifest})"
+            )
+
+
 def run_pull(
-    plan: PullPlan,
-    source_of: SourceOf,
-    place: Workplace,
-    shards: Callable[[], Shards] | None = None,
-) -> PullResult:
+    plan: PullPlan, source_of: SourceOf, place: Workplace,
+    shards: Callable[[], Shards] | None = None, expected: Expected | None = None,
+) -> PullResult:  # fmt: skip
     """Do what the plan says and install the result; a no-op where nothing is left to do.
 
-    `shards` is for a plan that has some. Raises what `fetch_blob` raises, and StorageError; what has arrived is kept for the next run.
+    `shards` is for a plan that has some. Raises what `fetch_blob` raises, LockDiffersError if the result is
+    not the one that is expected, and StorageError; what has arrived is kept for the next run.
     """
     began = time.monotonic()
     with _blob_lock(plan, plan.main.digest if plan.main else plan.manifest.digest, place):
         fresh = replan(plan)
         if fresh.state is State.UNCHANGED:
             _forget(fresh)
-            return _unchanged(fresh, began)
+            there = _unchanged(fresh, began)
+            if expected is not None:
+                expected.check_manifest(there.manifest)
+            return there
         if fresh.state is State.REPLACE and plan.state is not State.REPLACE:
             raise RefusedError(
                 f"{plan.target}: another process installed another content under this name meanwhile",
                 hint="replace it with --yes, or install under another name with --as NAME",
             )
-        run = _Run(fresh, source_of, place, shards)
+        run = _Run(fresh, source_of, place, shards, expected)
         manifest = run.blobs()
+        if expected is not None:
+            expected.check_manifest(manifest)
         _publish(fresh, manifest)
         _forget(fresh)
         return PullResult(
@@ -127,10 +155,11 @@ class _Run:
 
     def __init__(
         self, plan: PullPlan, source_of: SourceOf, place: Workplace,
-        shards: Callable[[], Shards] | None,
+        shards: Callable[[], Shards] | None, expected: Expected | None,
     ) -> None:  # fmt: skip
         self._plan, self._source_of, self._place = plan, source_of, place
         self._shards = shards if plan.shards else None
+        self._expected = expected
         self.stats = Stats()
         self.model: Path | None = None
         self.main_layer: Layer | None = None
@@ -230,10 +259,10 @@ class _Run:
             done = self._copied(blob, self._plan.local)
         if done is None:
             if self._shards is not None:
-                done, stats = fetch_joined(self._place, blob, self._shards(), self._place_for)
+                done, stats = fetch_joined(self._place, blob, self._shards(), self._name_for)
             else:
                 source = self._source_of(blob.digest)
-                done, stats = fetch_blob(self._place, blob, source, self._place_for)
+                done, stats = fetch_blob(self._place, blob, source, self._name_for)
             self.stats.add(stats)
         inherit_owner(self._place_for(done.digest))
         return done
@@ -259,7 +288,7 @@ class _Run:
 
     def _copied(self, blob: Blob, local: Path) -> Assembled | None:
         try:
-            return copy_blob(self._place, blob, local, self._place_for)
+            return copy_blob(self._place, blob, local, self._name_for)
         except (DigestMismatchError, InvalidGgufError):
             if self._plan.is_file:
                 raise
@@ -272,6 +301,12 @@ class _Run:
         if tags is None:
             self._place.progress.note(f"not tagged: {'; '.join(self.choice.reasons)}")
         return tags
+
+    def _name_for(self, digest: Digest) -> Path:
+        """Where the model that was made just now goes; nowhere if another one is expected."""
+        if self._expected is not None:
+            self._expected.check_model(digest)
+        return self._place_for(digest)
 
     def _place_for(self, digest: Digest) -> Path:
         return self._plan.destination.file or self._plan.destination.store.blob(digest)

@@ -1,0 +1,232 @@
+"""Pull what a lock file says, or fail: from an entry to a request, and from a result to an entry.
+
+What is known beforehand is compared before a byte of a model is fetched: the program, the source's
+digests, what is installed already. The rest is compared before a file gets its name.
+"""
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from tqconvert import __version__
+from tqconvert.errors import (
+    DigestMismatchError,
+    LockDiffersError,
+    NotFoundError,
+    TqError,
+    UsageError,
+)
+from tqconvert.gguf.tags import CacheTypes
+from tqconvert.models import looks_like_path
+from tqconvert.progress import Progress
+from tqconvert.provenance.lockfile import LockedModel, read_lock
+from tqconvert.pull.job import Job, PullRequest, prepare
+from tqconvert.pull.plan import State, Wish
+from tqconvert.pull.run import Expected, PullResult
+from tqconvert.reference import ModelName
+from tqconvert.settings import Settings
+
+TOOL = f"tqconvert {__version__}"
+_NO_PINS = ("hf.co", "huggingface.co")
+"""Hosts whose names take no @sha256: they have no manifests of their own."""
+
+
+def select(
+    models: Sequence[LockedModel], text: str | None, as_name: str | None, lock: Path
+) -> tuple[LockedModel, ...]:
+    """The entries that NAME means, by what was pulled or by the name it got; all for None.
+
+    Raises NotFoundError for a name that the file does not have, UsageError for one that it has twice.
+    """
+    if text is None:
+        if as_name is not None:
+            raise UsageError("--as goes with a name", hint="tqconvert pull NAME --locked --as NAME")
+        if not models:
+            raise NotFoundError(
+                f"{lock}: holds no model", hint="tqconvert pull NAME --lock adds one"
+            )
+        return tuple(models)
+    forms = {text, *_forms(text, lock)}
+    found = [m for m in models if m.name in forms] or [m for m in models if m.target in forms]
+    if as_name is not None:
+        wanted = {as_name, *_forms(as_name, lock)}
+        found = [m for m in found if m.target in wanted]
+    if not found:
+        what = f"{text} as {as_name}" if as_name else text
+        there = ", ".join(m.name for m in models) or "nothing"
+        raise NotFoundError(
+            f"{lock}: does not have {what} (locked: {there})",
+            hint=f"tqconvert pull {text} --lock adds it",
+        )
+    _check_pin(found, text, lock)
+    if len(found) > 1:
+        names = ", ".join(m.target for m in found)
+        raise UsageError(f"{text}: is locked as {names}", hint="say which one with --as NAME")
+    return tuple(found)
+
+
+def _check_pin(found: Sequence[LockedModel], text: str, lock: Path) -> None:
+    """A digest that the user pinned must be the one that is locked."""
+    with suppress(UsageError):
+        pinned = ModelName.parse(text).digest
+        for entry in found:
+            if pinned not in (None, entry.source_manifest):
+                raise LockDiffersError(
+                    f"{text}: {lock.name} wants {entry.source_manifest}", hint=_renew(entry)
+                )
+
+
+def prepare_all(
+    lock: Path, request: PullRequest, settings: Settings, progress: Progress, *, any_tool: bool
+) -> list[Job]:
+    """The jobs for the entry that the request's source names, or for all if it is empty.
+
+    All are checked beforehand before the first is carried out. Raises what `read_lock`, `select` and
+    `prepare_locked` raise.
+    """
+    models = read_lock(lock)
+    chosen = select(models, request.source or None, request.as_name, lock)
+    if request.to and len(chosen) > 1:
+        raise UsageError(
+            "--to takes one model (a folder has one Modelfile)", hint="name one of them"
+        )
+    return [
+        prepare_locked(entry, lock, request, settings, progress, any_tool=any_tool)
+        for entry in chosen
+    ]
+
+
+def prepare_locked(
+    entry: LockedModel, lock: Path, request: PullRequest, settings: Settings, progress: Progress,
+    *, any_tool: bool = False,
+) -> Job:  # fmt: skip
+    """The job that brings the entry's model, checked as far as it can be beforehand.
+
+    `request` gives what the file does not say: folder, memory, connections. Raises LockDiffersError,
+    and what `prepare` raises.
+    """
+    other_tool = entry.is_tagged and entry.tool != TOOL
+    if other_tool and not any_tool:
+        raise LockDiffersError(
+            f"{entry.target}: locked with {entry.tool}, this is {TOOL}: the tagged file would differ",
+            hint="lock it anew with --lock, or pass --any-tool to compare source and tags only",
+        )
+    wish = Wish(tag=False)
+    if entry.is_tagged:
+        wish = Wish(True, _given(entry.type_k), _given(entry.type_v))
+    request = replace(request, source=_source(entry, lock), as_name=entry.target, wish=wish)
+    try:
+        job = prepare(request, settings, progress)
+    except DigestMismatchError as e:
+        raise LockDiffersError(
+            f"{e.message}; {lock.name} wants the other", hint=_renew(entry)
+        ) from None
+    except NotFoundError as e:
+        raise NotFoundError(
+            f"{e.message} (locked in {lock})", hint=e.hint or _renew(entry)
+        ) from None
+    _check_source(job, entry, lock)
+    if other_tool:
+        return job
+    _check_installed(job, entry, lock)
+    return replace(job, expected=Expected(str(lock), entry.result, entry.result_manifest))
+
+
+def entry_of(result: PullResult, lock: Path) -> LockedModel:
+    """The entry of a model that was pulled."""
+    plan = result.plan
+    models = result.manifest.layers_of("model")[:1]
+    source = plan.main.digest if plan.main else None
+    made = models[0].digest if models else None
+    tags = result.tags
+    tagged_here = source != made and tags is not None
+    return LockedModel(
+        target=str(plan.target),
+        name=_name_of(plan.name, lock),
+        source_manifest=plan.manifest.digest,
+        result_manifest=result.manifest.digest,
+        tool=tags.tool if tags and tagged_here else TOOL,
+        source=source,
+        result=made,
+        size=models[0].size if models else 0,
+        type_k=tags.type_k if tags else None,
+        type_v=tags.type_v if tags else None,
+    )
+
+
+def _check_source(job: Job, entry: LockedModel, lock: Path) -> None:
+    main = job.plan.main
+    have = main.digest if main else None
+    if have != entry.source:
+        raise LockDiffersError(
+            f"{entry.name}: is {have or 'no GGUF'} now ({lock.name} wants {entry.source or 'none'})",
+            hint=_renew(entry),
+        )
+
+
+def _check_installed(job: Job, entry: LockedModel, lock: Path) -> None:
+    """What is there under the name, where nothing would be done about it, must be what is locked."""
+    plan = job.plan
+    if plan.state is not State.UNCHANGED:
+        return
+    there = plan.destination.store.require_manifest(plan.target)
+    if there.digest != entry.result_manifest:
+        raise LockDiffersError(
+            f"{plan.target}: its manifest here is {there.digest} ({lock.name} wants {entry.result_manifest})",
+            hint=f"tqconvert install --remove {plan.target}, then pull it again"
+            if plan.destination.file is None
+            else f"remove {plan.destination.file}, then pull it again",
+        )
+
+
+def _source(entry: LockedModel, lock: Path) -> str:
+    """What to pull: the locked manifest by its digest, where the source has manifests."""
+    if _is_path(entry.name):
+        return str(lock.absolute().parent / entry.name)
+    try:
+        name = ModelName.parse(entry.name)
+    except TqError:
+        return entry.name
+    return entry.name if name.host in _NO_PINS else f"{entry.name}@{entry.source_manifest}"
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith((".", "/")) or Path(name).is_absolute()
+
+
+def _name_of(name: object, lock: Path) -> str:
+    """What was pulled, so that it can be pulled again from the lock file's folder."""
+    if isinstance(name, Path):
+        return _relative(name, lock)
+    if isinstance(name, ModelName):
+        return f"{name.scheme}://{name.short}" if name.scheme else name.short
+    return str(name)
+
+
+def _relative(path: Path, lock: Path) -> str:
+    """The path as the lock file has it: an absolute one stays, others go from the file's folder."""
+    if path.is_absolute():
+        return path.as_posix()
+    text = Path(os.path.relpath(path.absolute(), lock.absolute().parent)).as_posix()
+    return text if text.startswith(".") else f"./{text}"
+
+
+def _forms(text: str, lock: Path) -> set[str]:
+    """How the lock file may have written what the user typed."""
+    found = set()
+    if looks_like_path(text):
+        found.add(_relative(Path(text).expanduser(), lock))
+    with suppress(TqError):
+        found.add(_name_of(ModelName.parse(text), lock))
+    return found
+
+
+def _given(types: CacheTypes | None) -> str | None:
+    """Types as a user writes them."""
+    return types if types is None or isinstance(types, str) else ",".join(types)
+
+
+def _renew(entry: LockedModel) -> str:
+    return f"tqconvert pull {entry.name} --as {entry.target} --lock takes what is there now"

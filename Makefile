@@ -48,7 +48,7 @@ lint: $(VENV)/.ready  ## style, types, spelling, project file
 	$(BIN)/codespell
 	$(BIN)/validate-pyproject pyproject.toml
 
-docs: $(VENV)/.ready  ## write docs/cli.md and docs/exit-codes.md anew
+docs: $(VENV)/.ready  ## write the generated pages of docs/ anew
 	$(BIN)/python docs/generate.py
 
 docs-check: $(VENV)/.ready  ## fail if the generated pages are stale

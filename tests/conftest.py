@@ -1,5 +1,6 @@
 """Fixtures that all tests share: an empty home, real models, real servers on loopback."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,9 +8,10 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import hypothesis
 import pytest
@@ -48,6 +50,31 @@ def _own_environment(
     monkeypatch.setenv("HF_HOME", str(home / "hf"))
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.fixture(autouse=True)
+def _documents_are_as_promised(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever a test makes a command print as JSON has the documented fields and no other."""
+    from jsondocs import check_document
+
+    from tqconvert.cli import output
+
+    faults: list[str] = []
+    real = output._to_json
+
+    def checked(document: Mapping[str, Any]) -> str:
+        text = real(document)
+        if document["schema"] == "tqconvert.thing/1":  # of the tests of the output itself
+            return text
+        try:
+            check_document(json.loads(text))
+        except AssertionError as e:
+            faults.append(str(e))
+        return text
+
+    monkeypatch.setattr(output, "_to_json", checked)
+    yield
+    assert not faults, faults[0]
 
 
 def cache_folder() -> Path:

@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "pull": GROUND
     | {"settings", "gguf", "kv", "modelfile", "store", "registry", "models", "forms"},
     "push": GROUND | {"settings", "gguf", "modelfile", "store", "registry", "models", "forms"},
+    "documents": GROUND,
     "provenance": GROUND | {"settings", "gguf", "store", "registry", "models", "pull"},
     "__main__": {"cli"},
 }

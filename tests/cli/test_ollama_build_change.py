@@ -207,3 +207,15 @@ def test_rebase_continue_and_skip(run: Cli, release: Release, ours: Path) -> Non
     assert run(*args, "-q")[0] == 0
     assert run("skip", llama)[0] == 2
     assert run("skip", llama, "--reason", "x")[0] == 6
+
+
+def test_skip_tells_what_was_left_out(run: Cli, release: Release, ours: Path) -> None:
+    """The document of `rebase` that waits, then that of `skip`: the patch, with the reason given."""
+    llama = release.llama
+    new_base(release, CLASH)
+    args = ("rebase", llama, "--ollama", release.ollama, "--patches", ours, "--onto", "b100000")
+    code, out, _ = run(*args, "--json")
+    assert (code, json.loads(out)["waiting"]) == (3, "Add ops")
+    done = document(run, "skip", llama.with_name("llama.cpp-rebase"), "--reason", "the test")
+    assert done["schema"] == "tqconvert.ollama-build.skip/1"
+    assert [d["reason"] for d in done["dropped"]] == ["the test"]

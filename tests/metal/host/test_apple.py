@@ -1,6 +1,7 @@
 """The half that takes a Mac, against one of a few lines: what is asked of it, and what is made of its answers."""
 
 import ctypes
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -211,3 +212,24 @@ def test_no_mac(
     assert "PyObjC" in err
     with pytest.raises(ToolMissingError):
         Gpu()
+
+
+def test_documents_of_both_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    """--json of `metal gpu` and `metal bench` on the Mac of a few lines: steps and rows as they came."""
+    from tqconvert.cli.metal import mac
+
+    tree = write_backend(tmp_path / "tree")
+    monkeypatch.setitem(sys.modules, "Metal", fake_metal(NAMES))
+    step = verify.Step("languages", ok=False, text="none")
+    monkeypatch.setattr(mac, "_steps", lambda *_, **__: iter([step]))
+    code, out, _ = run_cli("metal", "gpu", tree, "--no-validate", "--json")
+    assert (code, json.loads(out)["steps"]) == (
+        1,
+        [{"what": "languages", "ok": False, "text": "none", "note": False}],
+    )
+    row = bench.Time("q8_0", "turbo4", 128, 64, 0.5, 1000)
+    monkeypatch.setattr(bench, "measure", lambda *_, **__: iter([row]))
+    code, out, _ = run_cli("metal", "bench", tree, "--json")
+    assert (code, json.loads(out)["rows"][0]["seconds"]) == (0, 0.5)

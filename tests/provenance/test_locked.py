@@ -74,10 +74,13 @@ def test_lock_then_locked_on_another_machine(
     there = elsewhere(monkeypatch, tmp_path)
     assert run_cli("pull", "--locked")[0] == 0
     assert model_bytes(there, "mine") == made
+    first = json.loads(run_cli("pull", registry.name, "--as", "mine", "--json")[1])
     registry.requests.clear()
-    code, out, _ = run_cli("pull", "--locked", "--json")
+    code, out, _ = run_cli("pull", "--locked", "--json", "--offline")
     assert (code, json.loads(out)["models"][0]["state"]) == (0, "unchanged")
-    assert registry.asked("blobs") == []
+    assert json.loads(out)["models"][0]["digests"] == first["digests"]
+    assert run_cli("pull", "--locked", "-n", "--offline")[0] == 0
+    assert registry.requests == [], "what is there as it is locked needs no network"
 
 
 def test_a_second_lock_changes_no_byte(registry, run_cli) -> None:
@@ -137,6 +140,51 @@ def test_another_version_of_the_program(registry, run_cli, tmp_path, monkeypatch
     assert code == 0, err
     assert json.loads(out)["models"][0]["tags"]["type_v"] == "q8_0"
     assert model_bytes(there, "mine")[PAGE:] == MODEL
+
+
+def test_what_an_older_version_installed(registry, store, run_cli, tmp_path, monkeypatch) -> None:
+    """Locked as it is, with that version; fine where it is installed, refused where it must be made."""
+    real = choose_module.KvTags
+    monkeypatch.setattr(choose_module, "KvTags", lambda k, v: real(k, v, tool="tqconvert 0.0.9"))
+    assert run_cli("pull", registry.name, "--as", "mine")[0] == 0
+    monkeypatch.setattr(choose_module, "KvTags", real)
+    assert run_cli("pull", registry.name, "--as", "mine", "--lock")[0] == 0
+    assert read_lock(Path("tqconvert.lock"))[0].tool == "tqconvert 0.0.9"
+    assert run_cli("pull", "--locked")[0] == 0
+    store.blob(read_lock(Path("tqconvert.lock"))[0].result).unlink()
+    code, _, err = run_cli("pull", "--locked")
+    assert (code, "--any-tool" in err) == (4, True)
+    elsewhere(monkeypatch, tmp_path)
+    assert run_cli("pull", "--locked")[0] == 4
+    assert run_cli("pull", "--locked", "--any-tool")[0] == 0
+
+
+def test_a_model_that_comes_tagged(registry, run_cli, tmp_path, monkeypatch) -> None:
+    """From another's store, with the annotations of that pull: locked without types, and left as it came."""
+    assert run_cli("pull", registry.name, "--as", "mine")[0] == 0
+    first = Store(Path(os.environ["OLLAMA_MODELS"]))
+    from tqconvert.registry.serve import serve_store
+
+    with serve_store(first, "127.0.0.1", 0) as server:
+        elsewhere(monkeypatch, tmp_path)
+        name = f"{server.url}/library/mine:latest"
+        assert run_cli("pull", name, "--as", "other", "--lock")[0] == 0
+        [entry] = read_lock(Path("tqconvert.lock"))
+        assert (entry.name, entry.is_tagged) == (f"{server.url}/library/mine:latest", False)
+        assert entry.source == entry.result
+        monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "third"))
+        assert run_cli("pull", "--locked")[0] == 0
+        assert model_bytes(Store(tmp_path / "third"), "other") == model_bytes(first, "mine")
+
+
+def test_into_a_folder(registry, run_cli, tmp_path) -> None:
+    """--to with --locked writes the same file; several models have no folder in common."""
+    assert run_cli("pull", registry.name, "--as", "mine", "--to", "a", "--lock")[0] == 0
+    assert run_cli("pull", "--locked", "--to", "b")[0] == 0
+    assert Path("a/mine-latest.gguf").read_bytes() == Path("b/mine-latest.gguf").read_bytes()
+    assert run_cli("pull", registry.name, "--as", "two", "--lock")[0] == 0
+    assert run_cli("pull", "--locked", "--to", "c")[0] == 2
+    assert run_cli("pull", "mine", "--locked", "--to", "c")[0] == 0
 
 
 def test_an_untagged_model_does_not_depend_on_the_program(registry, run_cli) -> None:
@@ -258,6 +306,8 @@ def test_a_file_is_found_from_the_lock_files_folder(
     assert run_cli("pull", "--locked", "--lock-file", lock)[0] == 0
     assert model_bytes(there, "mine")[PAGE:] == MODEL
     (project / "m.gguf").write_bytes(OTHER)
+    assert run_cli("pull", "--locked", "--lock-file", lock)[0] == 0, "the result is there"
+    assert run_cli("install", "--remove", "mine")[0] == 0
     code, _, err = run_cli("pull", "--locked", "--lock-file", lock)
     assert code == 4
     assert str(digest_bytes(MODEL)) in err

@@ -107,7 +107,7 @@ BAD = {
     "digest": (GOOD.replace("sha256:", "md5:"), "not a digest"),
     "half": ("\n".join(x for x in GOOD.split("\n") if not x.startswith("source =")), "go together"),
     "no target": (GOOD.replace("target =", "tool2 ="), "unknown field tool2"),
-    "types": (GOOD.replace('type_k = "q8_0"\n', ""), "type_k and type_v are missing"),
+    "types": (GOOD.replace('type_k = "q8_0"\n', ""), "type_k and type_v go together"),
     "type": (GOOD.replace('"q8_0"', "[]"), "expected a cache type"),
     "size": (GOOD.replace("bytes = 9", "bytes = -9"), "expected a number of bytes"),
     "long": ("#" * (5 << 20), "more than"),

@@ -1,6 +1,7 @@
 """`tqconvert pull`: the main job."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -123,7 +124,9 @@ def pull(
 
     out = Output("pull", json=json, quiet=quiet)
     if name is None and not locked:
-        raise UsageError("pull needs a name (or --locked for all that is locked)")
+        raise UsageError(
+            "pull needs a name (or --locked for all that is locked)", hint="tqconvert pull --help"
+        )
     if locked and (lock or no_tag or type_k or type_v):
         raise UsageError(
             "--locked takes types from the lock file: no --lock, --no-tag, --type-k/-v"
@@ -142,15 +145,18 @@ def pull(
     )
     at, progress = settings(store=store, offline=offline, insecure=insecure), out.progress()
     if locked:
-        jobs = prepare_all(lock_file, request, at, progress, any_tool=any_tool)
+        jobs = prepare_all(
+            lock_file, request, at, progress, any_tool=any_tool, ask=bool(attest or bom)
+        )
     else:
         jobs = [prepare(request, at, progress)]
+    why = (f"locked in {lock_file}",) if locked else None
     if dry_run:
-        _show(out, [_dry_run(job) for job in jobs], {}, many=name is None)
+        _show(out, [_dry_run(job, why) for job in jobs], {}, many=name is None)
         return
     results = [_carry_out(job, out, yes=yes) for job in jobs]
     written = records.write(list(zip(jobs, results, strict=True)), progress)
-    _show(out, [_shown(result) for result in results], written.to_json(), many=name is None)
+    _show(out, [_shown(result, why) for result in results], written.to_json(), many=name is None)
     for line in written.lines():
         out.note(line)
 
@@ -167,15 +173,20 @@ def _show(out: Output, models: list[Shown], more: dict[str, Any], *, many: bool)
     out.result({**document, **more}, text, essential)
 
 
-def _dry_run(job: "Job") -> Shown:
+def _dry_run(job: "Job", why: tuple[str, ...] | None) -> Shown:
+    """The plan; `why` stands for the reasons of the tags where they are not chosen here."""
     from tqconvert.pull.peek import peek
 
     found = peek(job.plan, job.source_of, job.place.http)
+    if found and why:
+        found = replace(found, choice=replace(found.choice, reasons=why))
     document = {"dry_run": True, **job.plan.to_json(), "would_tag": _peek_json(found)}
     return document, _plan_text(job.plan) + _peek_text(found), str(job.plan.target)
 
 
-def _shown(result: "PullResult") -> Shown:
+def _shown(result: "PullResult", why: tuple[str, ...] | None) -> Shown:
+    if result.choice and why:
+        result = replace(result, choice=replace(result.choice, reasons=why))
     essential = str(result.plan.destination.file or result.plan.target)
     return _result_json(result), _result_text(result), essential
 
@@ -301,11 +312,12 @@ def _result_text(result: "PullResult") -> str:
 
 
 def _result_json(result: "PullResult") -> dict[str, Any]:
-    from tqconvert.store.manifest import SOURCE_KEY
+    from tqconvert.store.manifest import SOURCE_KEY, SOURCE_MANIFEST_KEY
 
     plan, tags = result.plan, result.tags
     models = result.manifest.layers_of("model")
     source = models[0].annotations.get(SOURCE_KEY) if models else None
+    source_manifest = models[0].annotations.get(SOURCE_MANIFEST_KEY) if models else None
     return {
         "name": str(plan.name),
         "target": str(plan.target),
@@ -315,7 +327,7 @@ def _result_json(result: "PullResult") -> dict[str, Any]:
         "resumed_from": result.stats.resumed_from,
         "retries": result.stats.retries,
         "digests": {
-            "source_manifest": str(plan.manifest.digest),
+            "source_manifest": source_manifest or str(plan.manifest.digest),
             "source_model": source or (str(models[0].digest) if models else None),
             "model": str(models[0].digest) if models else None,
             "manifest": str(result.manifest.digest),

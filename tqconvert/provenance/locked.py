@@ -5,12 +5,14 @@ digests, what is installed already. The rest is compared before a file gets its 
 """
 
 import os
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from tqconvert import __version__
+from tqconvert.digest import Digest
 from tqconvert.errors import (
     DigestMismatchError,
     LockDiffersError,
@@ -22,11 +24,14 @@ from tqconvert.gguf.tags import CacheTypes
 from tqconvert.models import looks_like_path
 from tqconvert.progress import Progress
 from tqconvert.provenance.lockfile import LockedModel, read_lock
-from tqconvert.pull.job import Job, PullRequest, prepare
-from tqconvert.pull.plan import State, Wish
+from tqconvert.pull.job import Job, PullRequest, destination_of, prepare
+from tqconvert.pull.plan import PullPlan, State, Wish, plan_pull
+from tqconvert.pull.receive import Workplace
 from tqconvert.pull.run import Expected, PullResult
 from tqconvert.reference import ModelName
+from tqconvert.registry.http import Endpoint, Http
 from tqconvert.settings import Settings
+from tqconvert.store.manifest import SOURCE_KEY
 
 TOOL = f"tqconvert {__version__}"
 _NO_PINS = ("hf.co", "huggingface.co")
@@ -79,8 +84,9 @@ def _check_pin(found: Sequence[LockedModel], text: str, lock: Path) -> None:
 
 
 def prepare_all(
-    lock: Path, request: PullRequest, settings: Settings, progress: Progress, *, any_tool: bool
-) -> list[Job]:
+    lock: Path, request: PullRequest, settings: Settings, progress: Progress, *, any_tool: bool,
+    ask: bool = False,
+) -> list[Job]:  # fmt: skip
     """The jobs for the entry that the request's source names, or for all if it is empty.
 
     All are checked beforehand before the first is carried out. Raises what `read_lock`, `select` and
@@ -93,26 +99,28 @@ def prepare_all(
             "--to takes one model (a folder has one Modelfile)", hint="name one of them"
         )
     return [
-        prepare_locked(entry, lock, request, settings, progress, any_tool=any_tool)
+        prepare_locked(entry, lock, request, settings, progress, any_tool=any_tool, ask=ask)
         for entry in chosen
     ]
 
 
 def prepare_locked(
     entry: LockedModel, lock: Path, request: PullRequest, settings: Settings, progress: Progress,
-    *, any_tool: bool = False,
+    *, any_tool: bool = False, ask: bool = False,
 ) -> Job:  # fmt: skip
     """The job that brings the entry's model, checked as far as it can be beforehand.
 
-    `request` gives what the file does not say: folder, memory, connections. Raises LockDiffersError,
-    and what `prepare` raises.
+    `request` gives what the file does not say: folder, memory, connections. Where the model is
+    installed as it is locked nobody is asked, unless `ask`. Raises LockDiffersError, and what `prepare`
+    raises.
     """
+    installed = _installed(entry, lock, request, settings)
+    if installed and not ask:
+        place = Workplace(installed.destination.partials, Http(offline=True), progress)
+        return Job(request, installed, place, _nowhere)
     other_tool = entry.is_tagged and entry.tool != TOOL
-    if other_tool and not any_tool:
-        raise LockDiffersError(
-            f"{entry.target}: locked with {entry.tool}, this is {TOOL}: the tagged file would differ",
-            hint="lock it anew with --lock, or pass --any-tool to compare source and tags only",
-        )
+    if other_tool and not any_tool and not installed:
+        raise _other_tool(entry)
     wish = Wish(tag=False)
     if entry.is_tagged:
         wish = Wish(True, _given(entry.type_k), _given(entry.type_v))
@@ -128,10 +136,39 @@ def prepare_locked(
             f"{e.message} (locked in {lock})", hint=e.hint or _renew(entry)
         ) from None
     _check_source(job, entry, lock)
-    if other_tool:
+    if other_tool and any_tool:
         return job
     _check_installed(job, entry, lock)
     return replace(job, expected=Expected(str(lock), entry.result, entry.result_manifest))
+
+
+def _installed(
+    entry: LockedModel, lock: Path, request: PullRequest, settings: Settings
+) -> PullPlan | None:
+    """The plan to do nothing, where the model is there to the last blob as it is locked."""
+    target = ModelName.parse(entry.target)
+    destination = destination_of(request, settings, target)
+    with suppress(TqError):
+        there = destination.store.read_manifest(target)
+        if there is None or there.digest != entry.result_manifest:
+            return None
+        path = Path(_source(entry, lock)) if _is_path(entry.name) else None
+        name = path or ModelName.parse(entry.name)
+        plan = plan_pull(name, target, there, destination, Wish(tag=False))
+        return plan if plan.state is State.UNCHANGED else None
+    return None
+
+
+def _nowhere(digest: Digest) -> Endpoint:
+    raise NotFoundError(f"{digest}: not asked for, it is installed")
+
+
+def _other_tool(entry: LockedModel) -> LockDiffersError:
+    return LockDiffersError(
+        f"{entry.target}: locked with {entry.tool}, this is {TOOL}: the tagged file would differ",
+        hint="--any-tool holds on to source and tags only; or lock it anew: "
+        f"tqconvert install --remove {entry.target}, then {_pull_again(entry)}",
+    )
 
 
 def entry_of(result: PullResult, lock: Path) -> LockedModel:
@@ -140,14 +177,15 @@ def entry_of(result: PullResult, lock: Path) -> LockedModel:
     models = result.manifest.layers_of("model")[:1]
     source = plan.main.digest if plan.main else None
     made = models[0].digest if models else None
-    tags = result.tags
-    tagged_here = source != made and tags is not None
+    # A model may come tagged, with the annotation of whoever tagged it.
+    tagged_here = made != source and any(SOURCE_KEY in layer.annotations for layer in models)
+    tags = result.tags if tagged_here else None
     return LockedModel(
         target=str(plan.target),
         name=_name_of(plan.name, lock),
         source_manifest=plan.manifest.digest,
         result_manifest=result.manifest.digest,
-        tool=tags.tool if tags and tagged_here else TOOL,
+        tool=tags.tool if tags else TOOL,
         source=source,
         result=made,
         size=models[0].size if models else 0,
@@ -229,4 +267,8 @@ def _given(types: CacheTypes | None) -> str | None:
 
 
 def _renew(entry: LockedModel) -> str:
-    return f"tqconvert pull {entry.name} --as {entry.target} --lock takes what is there now"
+    return f"{_pull_again(entry)} takes what is there now"
+
+
+def _pull_again(entry: LockedModel) -> str:
+    return f"tqconvert pull {shlex.quote(entry.name)} --as {entry.target} --lock"

@@ -50,12 +50,13 @@ class LockedModel:
     size: int = 0
     """Bytes of that."""
     type_k: CacheTypes | None = None
+    """What the pull tagged it with; None where it left it as it came, tagged or not."""
     type_v: CacheTypes | None = None
 
     @property
     def is_tagged(self) -> bool:
         """Whether the pull itself tagged the model."""
-        return self.source != self.result
+        return self.type_k is not None
 
     def to_toml(self) -> str:
         """Its block."""
@@ -97,8 +98,8 @@ class LockedModel:
         )
         if (found.source is None) != (found.result is None):
             raise BadLockError(f"{where}: source and result go together (one is missing)")
-        if found.is_tagged and (found.type_k is None or found.type_v is None):
-            raise BadLockError(f"{where}: type_k and type_v are missing of a tagged model")
+        if (found.type_k is None) != (found.type_v is None):
+            raise BadLockError(f"{where}: type_k and type_v go together (one is missing)")
         return found
 
 

@@ -1,13 +1,14 @@
 """The files that a pull leaves on request: the lock file, the statement, the bill of materials."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tqconvert.errors import RefusedError, UsageError
+from tqconvert.errors import RefusedError, StorageError, UsageError
 from tqconvert.fs import write_atomic
 from tqconvert.progress import Progress
 from tqconvert.provenance.bom import render_bom
@@ -62,7 +63,8 @@ class Records:
     def check(self) -> None:
         """Refuse before the first byte what could not be written after the last one.
 
-        Raises UsageError, RefusedError for a file that no run of ours wrote, BadLockError, ConfigError.
+        Raises UsageError, RefusedError for a file that no run of ours wrote, StorageError, BadLockError,
+        ConfigError.
         """
         span_of(self.began, self.began, self.env)
         paths = [p for p in (self.lock, self.attestation, self.bom) if p]
@@ -73,6 +75,8 @@ class Records:
                 raise UsageError(f"{path.parent}: no such folder", hint=f"mkdir -p {path.parent}")
             if path.is_dir():
                 raise UsageError(f"{path}: is a folder (expected a file)")
+            if not os.access(path.absolute().parent, os.W_OK):
+                raise StorageError(f"{path}: no file can be written in its folder")
         if self.lock and (data := read_small(self.lock)):
             parse_lock(data, subject=str(self.lock))
         for document, key, value in (

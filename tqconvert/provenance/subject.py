@@ -33,7 +33,7 @@ class Subject:
     source_url: str | None
     """Where its bytes were; None for a local file."""
     source_manifest: Digest | None
-    """None where it was made here, for a local file."""
+    """None where it was made here, because the source has none."""
     source: Digest | None
     result: Digest | None
     result_manifest: Digest
@@ -104,7 +104,7 @@ def subject_of(job: Job, result: PullResult, progress: Progress) -> Subject:
         target=plan.target,
         source_name=plan.name.name if isinstance(plan.name, Path) else str(plan.name),
         source_url=None if is_local else _url(job),
-        source_manifest=None if is_local else plan.manifest.digest,
+        source_manifest=None if plan.inline else plan.manifest.digest,
         source=plan.main.digest if plan.main else None,
         result=models[0].digest if models else None,
         result_manifest=manifest.digest,

@@ -81,7 +81,7 @@ def prepare(request: PullRequest, settings: Settings, progress: Progress) -> Job
     target = _target(name, request)
     registry = OllamaRegistry(http, name, find_credential(settings, name.host))
     manifest = registry.fetch_manifest(name)
-    destination = _destination(request, settings, target)
+    destination = destination_of(request, settings, target)
     plan = plan_pull(name, target, manifest, destination, request.wish)
     place = Workplace(
         destination.partials, http, progress, connections=connections, retries=settings.retries
@@ -102,7 +102,7 @@ def _prepare_file(request: PullRequest, settings: Settings, http: Http, progress
     config = config_blob(header, recipe, tuple(layer.digest for layer in layers))
     name = _name_of(path)
     target = _target(name, request)
-    destination = _destination(request, settings, target)
+    destination = destination_of(request, settings, target)
     plan = plan_pull(
         path, target, Manifest.make(config.layer, layers), destination, request.wish,
         local=path, inline={blob.layer.digest: blob.data for blob in (*extra, config)},
@@ -157,7 +157,8 @@ def _name_of(path: Path) -> ModelName:
     return ModelName.parse(stem or "model")
 
 
-def _destination(request: PullRequest, settings: Settings, target: ModelName) -> Destination:
+def destination_of(request: PullRequest, settings: Settings, target: ModelName) -> Destination:
+    """Where the model of this name would go. Raises UsageError."""
     folder = request.to or settings.store
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: is a file (expected a folder)")

@@ -11,7 +11,9 @@ from tests.benchmarks.rows import Row, Table
 from tqconvert.cli.output import table
 from tqconvert.errors import TqError
 
-NAMES = ("help", "header", "tag", "pull", "hub", "push", "patch_queue", "kv_speed", "kv_quality")
+NAMES = (
+    "help", "header", "fingerprint", "tag", "pull", "hub", "push", "patch_queue", "kv_speed", "kv_quality",
+)  # fmt: skip
 
 
 def render(found: Sequence[Row | Table]) -> str:

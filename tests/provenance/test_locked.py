@@ -346,6 +346,7 @@ def test_dry_runs_write_nothing(registry, run_cli, tmp_path, monkeypatch) -> Non
     ("arguments", "word"),
     [
         ([], "needs a name"),
+        (["", "--locked"], "needs a name"),
         (["--locked", "--lock"], "--locked takes types"),
         (["--locked", "--type-k", "q8_0"], "--locked takes types"),
         (["--locked", "--no-tag"], "--locked takes types"),

@@ -123,7 +123,7 @@ def pull(
     from tqconvert.pull.plan import Wish
 
     out = Output("pull", json=json, quiet=quiet)
-    if name is None and not locked:
+    if name == "" or (name is None and not locked):  # `pull "$UNSET" --locked` does not mean all
         raise UsageError(
             "pull needs a name (or --locked for all that is locked)", hint="tqconvert pull --help"
         )

@@ -18,6 +18,7 @@ import pytest
 
 ALLOWED_SKIPS = (
     "macOS", "Windows", "tmpfs", "mount", "xfs", "btrfs", "insert-range", "root", "not an x86-64",
+    "needs Go",
 )  # fmt: skip
 """Words one of which a skip's reason must hold where CI=true: what a machine may lack."""
 

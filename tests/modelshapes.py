@@ -41,6 +41,18 @@ def _keys(arch: str, name: str, size: str, licence: str, **own: Any) -> dict[str
     return {**keys_of(arch, **own), **general}
 
 
+def _dense(
+    arch: str, name: str, size: str, licence: str, shape: tuple[int, int, int, int, int, int, int]
+) -> dict[str, Any]:
+    """Keys of a model with one kind of layer: layers, context, width, feed-forward, heads, K/V heads, head."""
+    layers, context, width, feed, heads, kv_heads, head = shape
+    return _keys(
+        arch, name, size, licence, block_count=layers, context_length=context, embedding_length=width,
+        feed_forward_length=feed, attention__head_count=heads, attention__head_count_kv=kv_heads,
+        attention__key_length=head, attention__value_length=head,
+    )  # fmt: skip
+
+
 SHAPE_ONLY = "reviewed; made from a header of the published shape, not from the published file"
 
 SHAPES = {
@@ -65,7 +77,7 @@ SHAPES = {
         ("--template", "qwen3"),
         (
             SHAPE_ONLY,
-            "TEMPLATE equals the chat template of Qwen3-0.6B on 8 chats, with and without thinking",
+            "TEMPLATE equals the chat template of Qwen3-0.6B: docs/templates.md",
             "unverified: whether your file carries that one; sampling; the parser",
         ),
     ),
@@ -76,13 +88,63 @@ SHAPES = {
             embedding_length=3072, feed_forward_length=8192, attention__head_count=24,
             attention__head_count_kv=8, attention__key_length=128, attention__value_length=128,
         ),
-        ("--template", "llama3"),
+        ("--template", "llama3.2"),
         (
             SHAPE_ONLY,
-            "TEMPLATE equals the chat template of Llama 3.2 3B Instruct on 8 chats",
+            "TEMPLATE equals the chat template of Llama 3.2 3B Instruct: docs/templates.md",
             "unverified: whether your file carries that one; sampling",
         ),
     ),
+    **{
+        name: Shape(file, keys, ("--template", template), (
+            SHAPE_ONLY,
+            f"TEMPLATE equals the chat template of {like}: docs/templates.md",
+            "unverified: whether your file carries that one; sampling",
+        ))
+        for name, file, keys, template, like in (
+            (
+                "qwen2.5-7b", "Qwen2.5-7B-Instruct-Q4_K_M.gguf",
+                _dense("qwen2", "Qwen2.5 7B Instruct", "7B", "apache-2.0", (28, 32768, 3584, 18944, 28, 4, 128)),
+                "qwen2.5", "Qwen2.5 7B Instruct",
+            ),
+            (
+                "gemma2-9b", "gemma-2-9b-it-Q4_K_M.gguf",
+                _dense("gemma2", "Gemma 2 9b It", "9B", "gemma", (42, 8192, 3584, 14336, 16, 8, 256))
+                | {"gemma2.attention.sliding_window": 4096},
+                "gemma", "Gemma 2 2B It",
+            ),
+            (
+                "mistral-nemo-12b", "Mistral-Nemo-Instruct-2407-Q4_K_M.gguf",
+                _dense("llama", "Mistral Nemo Instruct 2407", "12B", "apache-2.0", (40, 131072, 5120, 14336, 32, 8, 128)),
+                "mistral-nemo", "Mistral Nemo Instruct 2407",
+            ),
+            (
+                "phi4-14b", "phi-4-Q4_K_M.gguf",
+                _dense("phi3", "Phi 4", "15B", "mit", (40, 16384, 5120, 17920, 40, 10, 128)),
+                "phi4", "Phi 4",
+            ),
+            (
+                "deepseek-r1-8b", "DeepSeek-R1-Distill-Llama-8B-Q4_K_M.gguf",
+                _dense("llama", "DeepSeek R1 Distill Llama 8B", "8B", "mit", (32, 131072, 4096, 14336, 32, 8, 128)),
+                "deepseek-r1", "DeepSeek R1 Distill Llama 8B",
+            ),
+            (
+                "granite3.3-8b", "granite-3.3-8b-instruct-Q4_K_M.gguf",
+                _dense("granite", "Granite 3.3 8b Instruct", "8B", "apache-2.0", (40, 131072, 4096, 12800, 32, 8, 128)),
+                "granite3.3", "Granite 3.3 2B Instruct",
+            ),
+            (
+                "command-r-35b", "c4ai-command-r-v01-Q4_K_M.gguf",
+                _dense("command-r", "C4Ai Command R V01", "35B", "cc-by-nc-4.0", (40, 131072, 8192, 22528, 64, 64, 128)),
+                "command-r", "C4AI Command R+",
+            ),
+            (
+                "smollm2-1.7b", "SmolLM2-1.7B-Instruct-Q4_K_M.gguf",
+                _dense("llama", "SmolLM2 1.7B Instruct", "1.7B", "apache-2.0", (24, 8192, 2048, 8192, 32, 32, 64)),
+                "smollm2", "SmolLM2 1.7B Instruct",
+            ),
+        )
+    },
 }  # fmt: skip
 
 

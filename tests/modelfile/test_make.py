@@ -9,7 +9,7 @@ from builders import LLAMA, gguf_bytes, keys_of, tiny_gguf
 from tqconvert.digest import digest_bytes
 from tqconvert.errors import BadManifestError, DigestMismatchError, NotFoundError, UsageError
 from tqconvert.gguf.header import Header, read_header
-from tqconvert.modelfile.families import CHAT_FORMATS, ChatFormat, chat_digest
+from tqconvert.modelfile.chat import CHAT_FORMATS, chat_digest, chat_format_named
 from tqconvert.modelfile.lint import lint
 from tqconvert.modelfile.make import from_gguf, from_manifest, from_path
 from tqconvert.modelfile.parse import Command, Modelfile, parse
@@ -239,23 +239,58 @@ def test_an_unknown_chat_template_leaves_template_out(tmp_path):
     assert m.trailing[0].startswith("not certain: TEMPLATE")
 
 
+def known(monkeypatch, name: str, chat_template: str, differs: tuple[str, ...] = ()) -> dict:
+    """Make the format stand for a chat template; the keys of a file that has it."""
+    digest = chat_digest(chat_template)
+    monkeypatch.setattr("tqconvert.modelfile.chat.proofs", lambda: {name: {digest: differs}})
+    return LLAMA | {"tokenizer.chat_template": chat_template}
+
+
 def test_a_known_chat_template_brings_our_template_and_stop(tmp_path, monkeypatch):
-    """A format whose digests hold the file's chat template is used, and said to be equal."""
-    known = ChatFormat("toy", "{{ .Prompt }}", ("<end>",), "toy", (chat_digest("{{ toy }}"),))
-    monkeypatch.setattr("tqconvert.modelfile.families.CHAT_FORMATS", (known,))
-    m = bare(tmp_path, LLAMA | {"tokenizer.chat_template": "{{ toy }}\n"})
-    assert plain(m)[1:3] == [("template", "", "{{ .Prompt }}"), ("parameter", "stop", "<end>")]
-    assert "equals the file's chat template" in m.commands[1].comments[0]
+    """A format that was compared with the file's chat template is used, with what differs beside it."""
+    keys = known(monkeypatch, "gemma", "{{ toy }}\n", ("empty", "edges"))
+    m = bare(tmp_path, keys)
+    gemma = chat_format_named("gemma")
+    assert plain(m)[1:3] == [
+        ("template", "", gemma.template), ("parameter", "stop", "<end_of_turn>"),
+    ]  # fmt: skip
+    assert m.commands[1].comments == (
+        "TEMPLATE: gemma, proven equal to the file's chat template; not certain: empty, edges (docs/templates.md)",
+    )
+
+
+def test_a_format_with_another_end_of_text_is_left_out(tmp_path, monkeypatch):
+    """The template writes `</s>` out; a file whose token is called otherwise would read it as letters."""
+    keys = known(monkeypatch, "mistral", "{{ toy }}") | {
+        "tokenizer.ggml.tokens": ["<s>", "</s>", "<eos>"],
+    }  # fmt: skip
+    assert bare(tmp_path, keys | {"tokenizer.ggml.eos_token_id": 1}).of("template")
+    other = bare(tmp_path, keys | {"tokenizer.ggml.eos_token_id": 2})
+    assert other.of("template") == ()
+    assert other.trailing[0] == (
+        "not certain: TEMPLATE: mistral ends an answer with </s>, the file with <eos>; "
+        "--template mistral takes it"
+    )
+    for index in (3, None):
+        more = {} if index is None else {"tokenizer.ggml.eos_token_id": index}
+        assert "a token that it does not name" in bare(tmp_path, keys | more).trailing[0]
+
+
+def test_marks_of_a_format_are_a_hint_and_no_more(tmp_path):
+    """An unknown chat template with gemma's marks gets no TEMPLATE, and the name to ask for."""
+    m = bare(tmp_path, LLAMA | {"tokenizer.chat_template": "<start_of_turn>{{ x }}"})
+    assert m.of("template") == ()
+    assert m.trailing[0].endswith("its marks are those of gemma; --template names one")
 
 
 def test_a_template_that_is_asked_for_is_marked_as_not_compared(tmp_path):
     """--template is the user's word, not the file's."""
-    gemma = CHAT_FORMATS[0]
-    m = bare(tmp_path, LLAMA, chat=gemma)
-    assert m.of("template")[0].value == gemma.template
+    chatml = CHAT_FORMATS[0]
+    m = bare(tmp_path, LLAMA, chat=chatml)
+    assert m.of("template")[0].value == chatml.template
     assert "asked for by --template, not compared" in m.of("template")[0].comments[0]
     with pytest.raises(UsageError, match="RENDERER"):
-        bare(tmp_path, keys_of("gemma4"), chat=gemma)
+        bare(tmp_path, keys_of("gemma4"), chat=chatml)
 
 
 def test_text_of_the_file_cannot_smuggle_lines_in(tmp_path):

@@ -32,7 +32,9 @@ NumCtxOpt = Annotated[
 TemplateOpt = Annotated[
     str | None,
     typer.Option(
-        "--template", metavar="FORMAT", help="Use this chat format: gemma, llama3, qwen2.5, qwen3."
+        "--template",
+        metavar="FORMAT",
+        help="Use this chat format, such as gemma, llama3.1, qwen3: see docs/templates.md.",
     ),
 ]
 

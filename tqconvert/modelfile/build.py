@@ -7,7 +7,7 @@ from pathlib import Path
 from tqconvert.errors import CheckFailedError, RefusedError, UsageError
 from tqconvert.fs import storage_error, write_atomic
 from tqconvert.gguf.header import Header, read_header
-from tqconvert.modelfile.families import chat_format_named
+from tqconvert.modelfile.chat import chat_format_named
 from tqconvert.modelfile.make import (
     NumCtx,
     from_gguf,

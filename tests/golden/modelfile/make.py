@@ -1,19 +1,17 @@
-r"""Makes parse.json, values.json and render.json in this folder, by asking Ollama's own code.
+r"""Makes parse.json and values.json in this folder, by asking Ollama's own code.
 
     git clone -b v0.19.0 https://github.com/ollama/ollama && cd ollama
     mkdir tqoracle tqparser && cp .../oracle.go tqoracle/main.go
     git show v0.32.15:parser/parser.go | sed 's/req\.DraftFiles/draftFiles/g' > tqparser/parser.go
     # in tqparser/parser.go, CreateRequest: add `var draftFiles map[string]string` to its variables
     go build -o oracle ./tqoracle
-    python make.py --oracle .../oracle [--chat-template FILE.jinja ...]
+    python make.py --oracle .../oracle
 
-Chat templates are those of llama.cpp's models/templates and of template/index.json in Ollama; only
-their digests are kept. They are rendered by jinja2 with the options that transformers uses.
+render.json: make_render.py.
 """
 
 import argparse
 import base64
-import hashlib
 import json
 import random
 import subprocess
@@ -85,33 +83,6 @@ TEMPLATES = [
     "{{ .Prompt }} }} {", "{ {{ .Prompt }} }", "{% if messages %}x{% endif %}{{ messages[0] }}", "text only", "",
     "{{ if and .A (not .B) }}x{{ end }}{{ if or .A .B }}y{{ end }}", "{{\n.Prompt\n}}", "{{ if .A }}{{ else }}{{ else }}{{ end }}",
 ]  # fmt: skip
-
-
-def user(text: str) -> dict[str, str]:
-    """A message of the user."""
-    return {"role": "user", "content": text}
-
-
-def bot(text: str) -> dict[str, str]:
-    """A message of the model."""
-    return {"role": "assistant", "content": text}
-
-
-def system(text: str) -> dict[str, str]:
-    """A system message."""
-    return {"role": "system", "content": text}
-
-
-CHATS = [
-    [user("Hi")],
-    [system("Be brief."), user("Hi")],
-    [user("Hi"), bot("Hello!"), user("What is 2+2?")],
-    [system("Two\nlines,\n\nand a gap."), user("a"), bot("b"), user("c"), bot("d"), user("e")],
-    [user('code:\n```py\nprint("{{ x }}")\n```')],
-    [user("<|x|> & \"q\" 's' é 漢字 👍")],
-    [system('s "quoted" {{ .Prompt }}'), user("q?"), bot("one\n\ntwo"), user("line1\n  line2")],
-    [user("x" * 300), bot("y" * 200), user("z")],
-]
 
 
 class Oracle:
@@ -196,58 +167,6 @@ def values_golden(oracle: Oracle) -> dict[str, Any]:
     }
 
 
-def render_golden(oracle: Oracle, chat_templates: list[tuple[str, str]]) -> dict[str, Any]:
-    """Our templates on CHATS as Go renders them, and which chat templates they equal."""
-    from tqconvert.modelfile.families import CHAT_FORMATS, chat_digest
-
-    formats, compared = {}, {}
-    for f in CHAT_FORMATS:
-        thinks = (None, True, False) if "Think" in f.template else (None,)
-        asked = [(think, chat) for think in thinks for chat in CHATS]
-        answers = oracle.ask(
-            [{"op": "render", "value": f.template, "messages": c, "think": t} for t, c in asked]
-        )
-        texts = [a["text"] for a in answers]
-        formats[f.name] = {
-            "template": hashlib.sha256(f.template.encode()).hexdigest(),
-            "rendered": [
-                [think, CHATS.index(chat), text]
-                for (think, chat), text in zip(asked, texts, strict=True)
-            ],
-        }
-        for label, source in chat_templates:
-            if (digest := chat_digest(source)) in f.digests:
-                wanted = [jinja(source, chat, think) for think, chat in asked]
-                compared[digest] = {
-                    "file": label, "format": f.name, "equal": sum(map(str.__eq__, texts, [w or "" for w in wanted])),
-                    "refused": wanted.count(None), "of": len(wanted),
-                }  # fmt: skip
-    return {
-        "made_by": "template.Execute of ollama v0.19.0; compared with the Jinja chat template by jinja2",
-        "chats": CHATS, "formats": formats, "compared": compared,
-    }  # fmt: skip
-
-
-def jinja(source: str, chat: list[dict[str, str]], think: bool | None) -> str | None:
-    """The prompt as Hugging Face's transformers makes it, without BOS; None where it refuses."""
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(text: str) -> None:
-        raise jinja2.TemplateError(text)
-
-    env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    env.globals["raise_exception"] = refuse
-    more = {} if think is None else {"enable_thinking": think}
-    try:
-        text = env.from_string(source).render(
-            messages=chat, add_generation_prompt=True, bos_token="<BOS>", eos_token="<EOS>", **more
-        )
-    except jinja2.TemplateError:
-        return None
-    return text.removeprefix("<BOS>")
-
-
 def write(name: str, value: dict[str, Any]) -> None:
     """Write one file, a case a line."""
     text = json.dumps(value, ensure_ascii=True)
@@ -256,24 +175,16 @@ def write(name: str, value: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Make the three files; render.json only with chat templates to compare with."""
+    """Make the two files."""
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--oracle", type=Path, required=True)
     p.add_argument("--cases", type=int, default=700)
-    p.add_argument("--chat-template", type=Path, action="append", default=[])
-    p.add_argument("--chat-index", type=Path, help="template/index.json of Ollama")
     args = p.parse_args()
     oracle = Oracle(args.oracle)
     write("parse.json", parse_golden(oracle, args.cases))
     write("values.json", values_golden(oracle))
-    found = [(path.name, path.read_text(encoding="utf-8")) for path in args.chat_template]
-    if args.chat_index:
-        rows = json.loads(args.chat_index.read_text(encoding="utf-8"))
-        found = [*((f"index.json {e['name']}", e["template"]) for e in rows), *found]
-    if found:
-        write("render.json", render_golden(oracle, found))
 
 
 if __name__ == "__main__":

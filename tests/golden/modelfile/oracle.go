@@ -5,7 +5,6 @@
 //	{"op":"param","name":...,"value":...}      -> {} or {"error":...}
 //	{"op":"semver","value":...}                -> {} or {"error":...}
 //	{"op":"template","value":...}              -> {} or {"error":...}
-//	{"op":"render","value":...,"messages":[...],"think":null|bool} -> {"text":...} or {"error":...}
 //
 // make.py beside this file says how to build it.
 package main
@@ -28,13 +27,10 @@ import (
 
 type request struct {
 	Op, Data, Name, Value string
-	Messages              []api.Message
-	Think                 *bool
 }
 
 type answer struct {
 	Commands [][2]string `json:"commands,omitempty"`
-	Text     *string     `json:"text,omitempty"`
 	Error    string      `json:"error,omitempty"`
 }
 
@@ -71,19 +67,8 @@ func ask(q request) (a answer, err error) {
 			return a, errors.New("not a version")
 		}
 		return a, nil
-	case "template", "render":
-		t, err := template.Parse(q.Value)
-		if err != nil || q.Op == "template" {
-			return a, err
-		}
-		v := template.Values{Messages: q.Messages}
-		if q.Think != nil {
-			v.Think, v.IsThinkSet = *q.Think, true
-		}
-		var b bytes.Buffer
-		err = t.Execute(&b, v)
-		text := b.String()
-		a.Text = &text
+	case "template":
+		_, err := template.Parse(q.Value)
 		return a, err
 	}
 	panic(q.Op)

@@ -1,0 +1,3 @@
+module chatoracle
+
+go 1.24

@@ -72,3 +72,11 @@ def test_untagged_undoes_tagged(name: str, bare: str) -> None:
     """The name of the model before it was tagged, if it carries the mark."""
     assert str(ModelName.parse(name).untagged()) == bare
     assert ModelName.parse(bare).tagged().untagged() == ModelName.parse(bare)
+
+
+def test_the_home_of_an_unknown_user_is_no_bug(run_cli: Run) -> None:
+    """A path that begins with ~ and no user's name is a file that is not there."""
+    for command in ("inspect", "plan", "pull"):
+        code, _, err = run_cli(command, "~nobody-has-this-name/m.gguf")
+        assert (code, "no such file" in err) == (5, True), err
+    assert run_cli("cache", "prune", "--store", "~nobody-has-this-name/x")[0] == 0

@@ -46,6 +46,14 @@ def storage_error(e: OSError, path: str | os.PathLike[str]) -> StorageError:
     return StorageError(f"{os.fspath(path)}: {os.strerror(e.errno or 0)}", hint=hint)
 
 
+def expand_user(path: str | os.PathLike[str]) -> Path:
+    """The path with `~` and `~name` replaced by that user's home; as it is where there is no such user.
+
+    `Path.expanduser` raises RuntimeError there.
+    """
+    return Path(os.path.expanduser(path))
+
+
 def require_readable(path: Path) -> None:
     """Raise NotFoundError if there is no such file, StorageError if this user may not read it."""
     try:

@@ -43,9 +43,9 @@ def find_file(text: str) -> Model | None:
     """
     if not looks_like_path(text):
         return None
-    from tqconvert.fs import require_readable
+    from tqconvert.fs import expand_user, require_readable
 
-    path = Path(text).expanduser()
+    path = expand_user(text)
     require_readable(path)
     return Model(path)
 

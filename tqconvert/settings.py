@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tqconvert.errors import ConfigError
+from tqconvert.fs import expand_user
 
 PROJECT_FILE = "tqconvert.toml"
 
@@ -121,7 +122,7 @@ def load_settings(env: Mapping[str, str], cwd: Path) -> Settings:
         for name, value in _read_file(path).items():
             values[name] = _convert(name, value, str(path))
             if _KINDS[name] is Path:
-                values[name] = path.parent / values[name].expanduser()
+                values[name] = path.parent / expand_user(values[name])
             origins[name] = str(path)
     for name, kind in _KINDS.items():
         for variable in _ENVIRONMENT.get(name, (f"TQCONVERT_{name.upper()}",)):
@@ -129,7 +130,7 @@ def load_settings(env: Mapping[str, str], cwd: Path) -> Settings:
             if text := env.get(variable, "").strip().strip("\"'"):
                 values[name] = _convert(name, text, variable)
                 if kind is Path:
-                    values[name] = cwd / values[name].expanduser()
+                    values[name] = cwd / expand_user(values[name])
                 origins[name] = variable
                 break
     return Settings(**values, origins=origins)

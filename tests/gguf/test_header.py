@@ -26,7 +26,7 @@ from builders import (  # fmt: skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tqconvert.errors import NotFoundError
+from tqconvert.errors import IncompleteHeaderError, NotFoundError
 from tqconvert.gguf.header import Header, parse_header, read_header
 from tqconvert.gguf.types import ValueType
 
@@ -263,3 +263,11 @@ def test_gemma_reads_as_gguf_py_reads_it(gemma: Path) -> None:
     assert same_as_gguf_py(gemma) == header.n_kv + len(header.tensors)
     assert sum(t.n_values for t in header.tensors) == 268_098_176
     assert header.data_end == header.size
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 4, 23])
+def test_the_first_bytes_of_a_longer_file_are_incomplete(n: int) -> None:
+    """Come back with more: so it is below 24 bytes, as it is anywhere in the header."""
+    data = gguf_bytes(LLAMA)
+    with pytest.raises(IncompleteHeaderError):
+        parse_header(data[:n], len(data))

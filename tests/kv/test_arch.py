@@ -275,3 +275,9 @@ def test_tables_name_what_gguf_py_knows() -> None:
     names = set(gguf.constants.MODEL_ARCH_NAMES.values())
     left_out = names - DENSE - NO_CACHE - RULES.keys()
     assert left_out <= {"deepseek4", "dflash", "gptj", "mmproj", "clip", "bitnet-25"}
+
+
+def test_a_model_of_next_token_layers_alone_is_refused(tmp_path: Path) -> None:
+    """Nanbeige repeats its other layers: of none there are no repetitions."""
+    with pytest.raises(InvalidGgufError, match="all 2 layers predict next tokens"):
+        layout(tmp_path, "nanbeige", block_count=2, nextn_predict_layers=2)

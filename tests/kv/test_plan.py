@@ -88,7 +88,8 @@ def test_tags_per_layer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "reason"),
-    [("turbo4", "head dimension 64"), ("tq9", "tq9 is not a cache type"), (["q8_0"] * 3, "3 types for 32")],
+    [("turbo4", "head dimension 64"), ("tq9", "tq9 is not a cache type"), ("Q8_0", "Q8_0 is not a cache type"),
+      (["q8_0"] * 3, "3 types for 32")],
 )  # fmt: skip
 def test_tags_that_cannot_be_used_become_f16(value: object, reason: str, tmp_path: Path) -> None:
     """The runtime warns and takes f16 on that side; the plan counts that and says so."""

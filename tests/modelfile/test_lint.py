@@ -209,3 +209,19 @@ def test_code_table_of_the_docs_is_the_one_of_the_linter():
     assert rows == [
         f"| {code} | {severity} | {title} |" for code, (severity, title) in CODES.items()
     ]
+
+
+def test_numbers_of_any_length_are_judged():
+    """More digits than Python turns into an integer, in parameters and versions, and leading zeros."""
+    long = "9" * 5000
+    assert [f.code for f in lint(f"FROM x\nPARAMETER top_k {long}\n")] == ["MF202"]
+    assert not names.accepts("int", "-" + long)
+    assert names.accepts("int", "0" * 5000 + "7")
+    assert names.integer("-" + "0" * 5000 + "7") == -7
+    lint(f"FROM x\nREQUIRES {long}.0.0\n")
+
+
+def test_a_long_number_with_a_wrong_end_is_refused_at_once():
+    """Two groups of digits side by side tried each way to share 100,000 digits: 10**9 steps and more."""
+    for text in ("1" * 100_000 + "x", "." + "1" * 100_000 + "x", "0x" + "1" * 100_000 + "g"):
+        assert not names.accepts("float", text)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from builders import LLAMA, gguf_bytes, keys_of, tiny_gguf
+from builders import F64, LLAMA, gguf_bytes, keys_of, tiny_gguf
 
 from tqconvert.digest import digest_bytes
 from tqconvert.errors import BadManifestError, DigestMismatchError, NotFoundError, UsageError
@@ -310,3 +310,9 @@ def test_paths_are_relative_only_below_the_modelfile(tmp_path, monkeypatch):
     assert from_path(Path("a/m.gguf"), Path("a/Modelfile")) == "./m.gguf"
     assert from_path(Path("m.gguf"), Path("a/Modelfile")) == str(tmp_path / "m.gguf")
     assert Command("from", from_path(tmp_path / "m.gguf", None)) == Command("from", "./m.gguf")
+
+
+def test_a_sampling_default_of_64_bits_is_taken_as_it_is(tmp_path):
+    """A float64 that no float32 equals; found by `python -m tests.fuzz headers`."""
+    m = bare(tmp_path, LLAMA | {"general.sampling.temp": (F64, 0.1)})
+    assert m.parameter("temperature") == "0.1"

@@ -145,3 +145,11 @@ def test_an_unknown_file_type_is_called_unknown(tmp_path: Path) -> None:
         config = json.loads(config_blob(read_header(path), Recipe(), ()).data)
         assert config["file_type"] == name
         assert config["model_family"] == "llama"
+
+
+@pytest.mark.parametrize("from_", ["./" + "n" * 300, "~nobody-has-this-name/m.gguf", "a/" * 3000])
+def test_a_from_that_can_be_no_file_is_no_other_file(tmp_path: Path, from_: str) -> None:
+    """Names that are too long, and homes of users who are not there."""
+    model, modelfile = tiny_gguf(tmp_path / "m.gguf"), tmp_path / "Modelfile"
+    modelfile.write_text(f"FROM {from_}\nPARAMETER top_k {'0' * 5000}7\n")
+    assert read_recipe(modelfile, model).parameters == {"top_k": 7}

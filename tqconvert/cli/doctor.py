@@ -8,6 +8,7 @@ import typer
 from tqconvert.cli.options import JsonOpt, OfflineOpt, QuietOpt, StoreOpt
 from tqconvert.cli.output import Output, table
 from tqconvert.errors import CheckFailedError
+from tqconvert.fs import expand_user
 
 
 def doctor(
@@ -32,7 +33,7 @@ def doctor(
     """
     from tqconvert.doctor import Machine, Status, examine
 
-    where = store.expanduser().absolute() if store else None
+    where = expand_user(store).absolute() if store else None
     checks = examine(Machine(os.environ, Path.cwd(), where, offline))
     failed = [c.name for c in checks if c.status is Status.FAIL]
     verdict = f"in the way: {', '.join(failed)}" if failed else "nothing is in the way"

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tqconvert.fs import expand_user
 from tqconvert.settings import Settings, load_settings
 
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -125,10 +126,10 @@ def settings(
     loaded = load_settings(os.environ, Path.cwd())
     origins = dict(loaded.origins)
     if store is not None:
-        loaded = replace(loaded, store=store.expanduser().absolute())
+        loaded = replace(loaded, store=expand_user(store).absolute())
         origins["store"] = "--store"
     if runtime is not None:
-        loaded = replace(loaded, runtime=runtime.expanduser().absolute())
+        loaded = replace(loaded, runtime=expand_user(runtime).absolute())
         origins["runtime"] = "--runtime"
     if offline:
         loaded = replace(loaded, offline=True)

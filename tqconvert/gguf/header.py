@@ -14,7 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from tqconvert.errors import InvalidGgufError, NotFoundError, TruncatedGgufError
+from tqconvert.errors import (
+    IncompleteHeaderError,
+    InvalidGgufError,
+    NotFoundError,
+    TruncatedGgufError,
+)
 from tqconvert.fs import storage_error
 from tqconvert.gguf.types import TENSOR_TYPES, TensorType, ValueType
 from tqconvert.gguf.values import Entry, Scalar, Value, decode
@@ -159,6 +164,8 @@ def parse_header(
     the header does, TruncatedGgufError if the file does, InvalidGgufError for the rest.
     """
     subject = str(path) if path else subject or "GGUF"
+    if len(data) < min(FIXED_SIZE, size) and MAGIC.startswith(data[:4]):
+        raise IncompleteHeaderError(f"{subject}: {len(data)} of its first {FIXED_SIZE} bytes")
     if data[:4] != MAGIC:
         raise _not_gguf(path, bytes(data[:64]))
     if len(data) < FIXED_SIZE:

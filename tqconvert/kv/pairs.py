@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from tqconvert.errors import UsageError
 from tqconvert.gguf.header import Header
 from tqconvert.gguf.tags import read_tags
 from tqconvert.kv.layers import Layout
@@ -100,10 +99,9 @@ def _effective(layout: Layout, names: Names, side: str) -> tuple[Names, str | No
 
 
 def _refused(layout: Layout, name: str, side: str) -> str | None:
-    try:
-        return unusable(layout, parse_cache_type(name), side)
-    except UsageError:
-        return f"{name} is not a cache type"
+    """Why not; the runtime compares names to the letter, other than our command line does."""
+    found = CACHE_TYPES.get(name)
+    return unusable(layout, found, side) if found else f"{name} is not a cache type"
 
 
 def _types(names: Names) -> Types:

@@ -1,5 +1,6 @@
 """Architectures by their names in GGUF files (llama.cpp src/llama-arch.cpp) and the rule of each."""
 
+from tqconvert.errors import InvalidGgufError
 from tqconvert.kv import latent, recurrent, windows
 from tqconvert.kv.hparams import MAX_LAYERS, Hparams, Keys
 from tqconvert.kv.windows import Rule
@@ -33,6 +34,8 @@ def _grok(keys: Keys, hp: Hparams) -> None:  # noqa: ARG001 - all rules are call
 
 def _nanbeige(keys: Keys, hp: Hparams) -> None:
     """All layers are run several times, each time with a cache of their own (nanbeige.cpp:20)."""
+    if not hp.n_layer:
+        raise InvalidGgufError(f"{keys.subject}: all {hp.n_layer_all} layers predict next tokens")
     loops = min(max(1, keys.integer("num_loops", 1)), MAX_LAYERS // hp.n_layer)
     hp.n_layer_all, hp.n_nextn = hp.n_layer * loops, 0
     for numbers in (hp.n_head, hp.n_head_kv, hp.n_ff):

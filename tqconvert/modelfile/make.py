@@ -287,7 +287,9 @@ def _number_text(value: object, *, float32: bool = False) -> str | None:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and float32 and math.isfinite(value):
-        return next(t for d in range(1, 18) if _as_float32(t := f"{value:.{d}g}") == value)
+        texts = (f"{value:.{digits}g}" for digits in range(1, 18))
+        # A file may say it as a float64, which no float32 need be equal to.
+        return next((t for t in texts if _as_float32(t) == value), str(value))
     if isinstance(value, int | float | str):
         return str(value)
     return None

@@ -79,7 +79,8 @@ PARSERS = frozenset({
 
 _INT = re.compile(r"[+-]?[0-9]+")
 _DIGITS = r"[0-9](?:_?[0-9])*"
-_FLOAT = re.compile(rf"[+-]?(?:{_DIGITS}\.?(?:{_DIGITS})?|\.{_DIGITS})(?:[eE][+-]?{_DIGITS})?")
+# One way to match each text: two groups of digits side by side took minutes to refuse a long one.
+_FLOAT = re.compile(rf"[+-]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][+-]?{_DIGITS})?")
 _HEX = re.compile(
     r"[+-]?0[xX](?=_?\.?[0-9a-fA-F])(?:_?[0-9a-fA-F])*(?:\.(?:[0-9a-fA-F](?:_?[0-9a-fA-F])*)?)?"
     rf"[pP][+-]?{_DIGITS}"
@@ -96,7 +97,7 @@ def accepts(kind: Kind, value: str) -> bool:
     """Whether Ollama reads the text as a value of this type, by Go's strconv rules."""
     match kind:
         case "int":
-            return bool(_INT.fullmatch(value)) and -(2**63) <= int(value) < 2**63
+            return bool(_INT.fullmatch(value)) and -(2**63) <= integer(value) < 2**63
         case "float":
             if _SPECIAL.fullmatch(value):
                 return True
@@ -107,6 +108,16 @@ def accepts(kind: Kind, value: str) -> bool:
             return value in _BOOLS
         case "strings":
             return True
+
+
+def integer(text: str) -> int:
+    """The number that digits with a sign name, whatever zeros they begin with; 2**64 for longer ones.
+
+    Python's own `int` refuses texts of more than 4300 digits.
+    """
+    digits = text.lstrip("+-").lstrip("0")
+    value = 2**64 if len(digits) > 20 else int(digits or "0")
+    return -value if text.startswith("-") else value
 
 
 def _fits_float32(value: str) -> bool:

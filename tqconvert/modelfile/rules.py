@@ -182,7 +182,12 @@ def check_context(source: Source) -> Iterator[Finding]:
             except TqError:
                 continue  # MF104 says so
     for c in source.of("parameter"):
-        if c.key == "num_ctx" and limit and names.accepts("int", c.value) and int(c.value) > limit:
+        if (
+            c.key == "num_ctx"
+            and limit
+            and names.accepts("int", c.value)
+            and names.integer(c.value) > limit
+        ):
             yield Finding(
                 c.line,
                 "MF206",
@@ -242,7 +247,7 @@ def _check_template(c: Command, *, rendered: bool) -> Iterator[Finding]:
 
 def check_versions(source: Source) -> Iterator[Finding]:
     """MF401, MF402: which Ollama the Modelfile needs."""
-    required = (0, 0, 0)
+    required: tuple[int, ...] = (0, 0, 0)
     for c in source.of("requires"):
         m = _SEMVER.fullmatch(c.value)
         if m is None:
@@ -250,7 +255,7 @@ def check_versions(source: Source) -> Iterator[Finding]:
                 c.line, "MF401", f"REQUIRES {c.value[:60]!r} (expected a version such as 0.14.0)"
             )
         else:
-            required = (int(m[1]), int(m[2] or 0), int(m[3] or 0))
+            required = tuple(names.integer(part or "0") for part in m.group(1, 2, 3))
     for c in source.of("draft", "parameter"):
         since = names.SINCE.get(c.key or c.kind)
         if since and required < since:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqconvert.digest import Digest
 from tqconvert.errors import NotFoundError, UsageError
+from tqconvert.fs import expand_user
 from tqconvert.modelfile.make import from_gguf
 from tqconvert.models import looks_like_path
 from tqconvert.progress import Progress, Reporting
@@ -91,7 +92,7 @@ def prepare(request: PullRequest, settings: Settings, progress: Progress) -> Job
 
 def _prepare_file(request: PullRequest, settings: Settings, http: Http, progress: Progress) -> Job:
     """The job for a GGUF on this disk: hashed first, so that a second pull finds it unchanged."""
-    path = Path(request.source).expanduser()
+    path = expand_user(request.source)
     header = check_source(path)
     with Reporting(progress, f"hashing {path.name}", header.size):
         digest = hash_file(path, advance=progress.advance)[0]

@@ -44,7 +44,7 @@ REPEAT_S = 5.0
 END_S = 5.0
 MIN_BYTES = 16 << 10
 """Fewer bytes than these in the stall time are a stall, and are no progress that earns new retries."""
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
 @dataclass(slots=True)

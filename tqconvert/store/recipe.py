@@ -14,9 +14,10 @@ from pathlib import Path
 
 from tqconvert.digest import Digest, digest_bytes
 from tqconvert.errors import RefusedError
+from tqconvert.fs import expand_user
 from tqconvert.gguf.header import Header
 from tqconvert.gguf.types import FILE_TYPES
-from tqconvert.modelfile.names import DEPRECATED, PARAMETERS, accepts
+from tqconvert.modelfile.names import DEPRECATED, PARAMETERS, accepts, integer
 from tqconvert.modelfile.parse import Modelfile, ModelfileError, parse, read_modelfile
 from tqconvert.store.manifest import CONFIG_TYPE, LAYER_PREFIX, Layer
 
@@ -59,8 +60,8 @@ def read_recipe(path: Path, source: Path) -> Recipe:
     """
     modelfile = parse(read_modelfile(path))
     for command in modelfile.of("from"):
-        weights = path.parent / Path(command.value).expanduser()
-        if weights.exists() and not weights.samefile(source):
+        weights = path.parent / expand_user(command.value)
+        if _is_another(weights, source):
             raise RefusedError(
                 f"{path}: FROM is {command.value}, another file than {source}",
                 hint=f"tqconvert install {weights} --as NAME --modelfile {path}",
@@ -71,6 +72,14 @@ def read_recipe(path: Path, source: Path) -> Recipe:
         raise ModelfileError(
             f"{path}: {e.message}", reason=e.reason, hint=f"tqconvert modelfile --lint {path}"
         ) from None
+
+
+def _is_another(weights: Path, source: Path) -> bool:
+    """Whether there is such a file, and it is not `source`; no path at all (too long) is none."""
+    try:
+        return weights.exists() and not weights.samefile(source)
+    except (OSError, ValueError):
+        return False
 
 
 def recipe_of(modelfile: Modelfile) -> Recipe:
@@ -130,7 +139,7 @@ def _parameter(name: str, text: str, line: int) -> Parameter:
         )
     match kind:
         case "int":
-            return int(text)
+            return integer(text)
         case "float":
             plain = text.replace("_", "")
             value = float.fromhex(plain) if "x" in plain.lower() else float(plain)

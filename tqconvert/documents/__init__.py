@@ -20,6 +20,7 @@ DOCUMENTS: Mapping[str, tuple[Variant, ...]] = {
     "install": models.INSTALL,
     "verify": models.VERIFY,
     "share": models.SHARE,
+    "push": models.PUSH,
     "fingerprint": models.FINGERPRINT,
     "serve": models.SERVE,
     "doctor": models.DOCTOR,

@@ -15,6 +15,16 @@ TENSOR: dict[str, Shape] = {
     "name": "text", "type": "text: ggml's name", "shape": ["int"], "bytes": "int",
 }  # fmt: skip
 
+_ORIGIN = maybe(
+    {
+        "repository": "text", "revision": "text: the commit",
+        "files": say("the shards in their order, or the one file", [
+            {"path": "text", "sha256": "text?: null where the hub tells none", "bytes": "int"}
+        ]),
+    },
+    "of a repository of Hugging Face",
+)  # fmt: skip
+
 _RECORDS: dict[str, Shape] = {
     "lock": maybe({"file": "text", "changed": "bool"}, "the lock file of --lock"),
     "attestation": "text?: the file of --attest",
@@ -36,16 +46,19 @@ _PULLED: dict[str, Shape] = {
     "reasons": say("why these tags, or none", ["text"]),
     "model": "text?: path of the GGUF",
     "modelfile": "text: path of the Modelfile",
+    "origin": _ORIGIN,
 }  # fmt: skip
 _PLANNED: dict[str, Shape] = {
     "dry_run": "bool: true",
     "name": "text", "target": "text", "state": "=new|replace|repair|unchanged",
     "manifest_digest": "digest",
-    "fetch": say("blobs that come over the network", [BLOB]),
+    "fetch": say("blobs that come over the network", [{
+        **BLOB, "digest": "digest?: null of what is joined from shards", "shards?": say("their sha256", ["digest"]),
+    }]),
     "reuse": say("blobs that are here", [BLOB]),
     "fetch_bytes": "int", "kept_bytes": "int: left by an earlier run",
     "needed_bytes": "int: that the disk must still give",
-    "tag": "bool", "file": "text?: the GGUF of --to", "modelfile": "text",
+    "tag": "bool", "file": "text?: the GGUF of --to", "modelfile": "text", "origin": _ORIGIN,
     "would_tag": maybe(
         {
             "type_k": "types?", "type_v": "types?", "reasons": ["text"],
@@ -207,6 +220,34 @@ VERIFY = (
 )  # fmt: skip
 
 _DIGESTED: dict[str, Shape] = {**TENSOR, "digest": "digest"}
+_FORMS: dict[str, Shape] = {
+    "name": "text", "destination": "text: the first reference",
+    "manifests": [{
+        "form": "=ollama|oci|modelpack|docker", "reference": "text", "digest": "digest",
+        "status": "=new|unchanged|replace", "previous": "digest?: what the tag named before",
+    }],
+}  # fmt: skip
+PUSH = (
+    Variant("", {
+        **_FORMS,
+        "state": "=pushed|unchanged",
+        "blobs": [{
+            **BLOB, "how": "=uploaded|mounted|present", "mounted_from": "text?: the repository",
+        }],
+        "bytes": "int: uploaded", "bytes_mounted": "int", "bytes_there": "int",
+        "sent_bytes": "int: over the network, with what was sent twice",
+        "resumed_from": "int: bytes that an earlier run had sent", "retries": "int", "seconds": "number",
+    }),
+    Variant("-n", {
+        "dry_run": "bool: true",
+        **_FORMS,
+        "blobs": [{
+            **BLOB, "there": "bool: the registry has it", "mount_from": say("repositories that have it", ["text"]),
+        }],
+        "missing_bytes": "int", "send_bytes": "int: of these, what no other repository has",
+    }),
+)  # fmt: skip
+
 FINGERPRINT = (
     Variant("", {
         "model": "text", "fingerprint": "digest", "byte_order": "=little|big", "tensor_count": "int",

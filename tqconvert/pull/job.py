@@ -118,7 +118,7 @@ def _prepare_hub(
     """The job for a model of Hugging Face: its files at the commit that is there now."""
     model = HubModel(http, settings.hf_endpoint, hub_name, progress)
     target = _target(model.name, request)
-    destination = _destination(request, settings, target)
+    destination = destination_of(request, settings, target)
     content = model.read(lambda digest: header_here(destination, target, digest))
     plan = plan_pull(
         model.name, target, content.manifest, destination, request.wish, inline=content.inline,
@@ -137,7 +137,7 @@ def _prepare_oci(request: PullRequest, settings: Settings, http: Http, progress:
     registry = OciRegistry(http, reference, find_credential(settings, reference.host))
     found = find_in_registry(registry, http)
     target = _target(reference.model_name(), request)
-    destination = _destination(request, settings, target)
+    destination = destination_of(request, settings, target)
     plan = plan_pull(
         reference, target, found.manifest, destination, request.wish, inline=found.inline
     )

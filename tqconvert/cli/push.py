@@ -73,7 +73,7 @@ def push(
     the registry, 130 interrupted.
     """
     from tqconvert.push.job import PushRequest, carry_out, prepare
-    from tqconvert.registry.upload import SMALLEST_CHUNK
+    from tqconvert.registry.uploads import SMALLEST_CHUNK
 
     out = Output("push", json=json, quiet=quiet)
     size = parse_bytes(chunk)

@@ -10,12 +10,10 @@ upload up when the connection ends within a chunk, so there a kill costs the blo
 """
 
 import random
-import re
 import urllib.parse
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from tqconvert.errors import DigestMismatchError, NetworkError
@@ -24,6 +22,7 @@ from tqconvert.registry.http import ProtocolError, TransientError, drop
 from tqconvert.registry.oci import OciRegistry, finish
 from tqconvert.registry.reading import Reader, Source
 from tqconvert.registry.sessions import Notes
+from tqconvert.registry.uploads import SMALLEST_CHUNK, Session, Uploads, arrived_bytes
 
 if TYPE_CHECKING:
     import urllib3
@@ -31,22 +30,14 @@ if TYPE_CHECKING:
 CHUNK: Final = 256 << 20
 """Bytes of one request. docker-registry puts what it has on the disk after each, which takes its time."""
 
-SMALLEST_CHUNK: Final = 1 << 20
 WHOLE: Final = 4 << 20
 """Blobs up to this size go with one PUT."""
-
-MAX_SMALLEST: Final = 1 << 31
-"""A registry that wants larger chunks than this at least is not believed."""
 
 COMMIT_TIMEOUT_S: Final = 600.0
 """Seconds that a registry may take to give a blob its name: some copy it then."""
 
 MAX_WAIT_S: Final = 60.0
-_REFUSALS: Final = frozenset(range(400, 500)) - {408, 425, 429}
-"""Answers to a mount that mean no: the bytes go instead."""
-
 _NO_CHUNKS: Final = frozenset((400, 404, 405, 411, 415, 416, 501))
-_RANGE = re.compile(r"(?:bytes=)?0-(\d+)")
 
 
 class Sent(StrEnum):
@@ -82,8 +73,7 @@ class Upload:
     ) -> None:  # fmt: skip
         self._registry, self._source, self._notes = registry, source, notes
         self._progress, self._retries, self._chunk = progress, retries, chunk
-        self._place = f"{registry.host}/{registry.reference.repository}"
-        self._smallest = SMALLEST_CHUNK
+        self._uploads = Uploads(registry, source, notes)
         self._anew = False
         self._shown = 0
         self.stats = UploadStats()
@@ -96,68 +86,31 @@ class Upload:
         registry keeps it.
         """
         source = self._source
-        with self._notes.locked(self._place, source.digest, self._progress):
+        with self._notes.locked(self._uploads.place, source.digest, self._progress):
             if self._is_there():
-                self._notes.drop_session(self._place, source.digest)
+                self._uploads.forget()
                 return Sent.PRESENT
-            session = self._resumed()
+            session = self._uploads.resumed()
             if session is None:
-                mounted, session = self._mount(mount_from)
-                if mounted:
+                self.stats.mounted_from, session = self._uploads.mount(mount_from)
+                if self.stats.mounted_from is not None:
                     return Sent.MOUNTED
+            elif session.offset:
+                self.stats.resumed_from = session.offset
+                self._progress.note(f"{source.subject}: {session.offset >> 20} MiB arrived before")
             self._upload(session)
             return Sent.UPLOADED
-
-    def _resumed(self) -> "_Session | None":
-        """The upload that an earlier process began, if the registry still has it."""
-        url = self._notes.session(self._place, self._source.digest)
-        if url is None:
-            return None
-        session = self._status(url)
-        if session is not None and session.offset:
-            self.stats.resumed_from = session.offset
-            self._progress.note(
-                f"{self._source.subject}: {session.offset >> 20} MiB arrived before"
-            )
-        return session
 
     def _is_there(self) -> bool:
         return self._registry.has_blob(self._source.digest, self._source.subject)
 
-    def _mount(self, candidates: Sequence[str]) -> "tuple[bool, _Session | None]":
-        """Ask the registry to take the blob from another repository; whether it did, else an upload."""
-        session: _Session | None = None
-        for repository in candidates:
-            query = urllib.parse.urlencode({"mount": self._source.digest, "from": repository})
-            url = self._registry.url(f"blobs/uploads/?{query}")
-            response = self._registry.retrying(partial(self._asked, "POST", url, _REFUSALS))
-            if response.status == 201:
-                drop(response)
-                self.stats.mounted_from = repository
-                return True, None
-            if response.status == 202:
-                if session is not None:
-                    self._cancel(session)
-                session = _Session(self._registry.located(response), 0)
-            drop(response)
-        return False, session
-
-    def _asked(
-        self, method: str, url: str, allowed: Collection[int] = ()
-    ) -> "urllib3.BaseHTTPResponse":
-        """The answer to a request without a body; errors but `allowed` ones are raised."""
-        response = self._registry.ask(method, url, {"Content-Length": "0"})
-        if response.status not in allowed:
-            self._registry.check(response, self._source.subject, url)
-        return response
-
-    def _upload(self, session: "_Session | None") -> None:
+    def _upload(self, session: Session | None) -> None:
         """Send all bytes, going on after failures from where the registry has them."""
         failures, best = 0, 0
         with Reader(self._source) as reader:
             while True:
                 try:
-                    session = session or self._begin()
+                    session = session or self._uploads.begin()
                     if session.whole or self._source.size <= min(WHOLE, self._chunk):
                         self._put_whole(session, reader)
                     else:
@@ -174,63 +127,36 @@ class Upload:
                         ) from e
                     self.stats.retries += 1
                     if failures > 1:  # perhaps something on the way does not take so much at once
-                        self._chunk = max(self._smallest, self._chunk // 8)
+                        self._chunk = max(self._uploads.smallest, self._chunk // 8)
                     self._pause(failures, e)
                     session = self._after_failure(session)
                     if session is None and self._is_there():  # only the answer was lost
                         return
                 else:
-                    self._notes.drop_session(self._place, self._source.digest)
+                    self._uploads.forget()
                     return
 
-    def _after_failure(self, session: "_Session | None") -> "_Session | None":
+    def _after_failure(self, session: Session | None) -> Session | None:
         """The upload as it is now; None where it must begin anew."""
         if session is None or session.whole or self._source.size <= min(WHOLE, self._chunk):
             return None
         try:
-            return self._status(session.url)
+            return self._uploads.status(session.url)
         except NetworkError:
             return session  # not even that can be asked now; the next round sees
 
-    def _begin(self) -> "_Session":
-        url = self._registry.url("blobs/uploads/")
-        response = self._asked("POST", url)
-        if response.status != 202:
-            raise self._unexpected("POST", response)
-        session = _Session(self._registry.located(response), 0)
-        smallest = response.headers.get("OCI-Chunk-Min-Length", "")
-        if smallest.isdigit():
-            self._smallest = max(SMALLEST_CHUNK, min(int(smallest), MAX_SMALLEST))
-            self._chunk = max(self._chunk, self._smallest)
-        drop(response)
-        return session
-
-    def _status(self, url: str) -> "_Session | None":
-        """The upload as the registry has it; None where it has it no more."""
-        response = self._registry.retrying(
-            lambda: self._asked("GET", url, (400, 403, 404, 405, 410, 416))
-        )
-        with_location = response.headers.get("Location")
-        offset = _arrived(response)
-        found = response.status in (200, 202, 204) and offset is not None
-        drop(response)
-        if not found or offset is None or offset > self._source.size:
-            self._notes.drop_session(self._place, self._source.digest)
-            return None
-        return _Session(self._registry.located(response) if with_location else url, offset)
-
-    def _put_chunks(self, session: "_Session", reader: Reader) -> None:
+    def _put_chunks(self, session: Session, reader: Reader) -> None:
         size = self._source.size
         self._show(session.offset)
         if session.offset:
             reader.skip_to(session.offset)
-        self._notes.keep_session(self._place, self._source.digest, session.url)
+        self._uploads.keep(session)
         while session.offset < size:
-            n = min(self._chunk, size - session.offset)
+            n = min(max(self._chunk, self._uploads.smallest), size - session.offset)
             response = self._send("PATCH", session.url, reader, session.offset, n)
-            if response.status == 413 and self._chunk > self._smallest:
+            if response.status == 413 and self._chunk > self._uploads.smallest:
                 drop(response)
-                self._chunk = max(self._smallest, self._chunk // 8)
+                self._chunk = max(self._uploads.smallest, self._chunk // 8)
                 self._show(session.offset)
                 continue
             if response.status == 416 and session.offset:  # it counts otherwise than we do
@@ -239,8 +165,8 @@ class Upload:
                 )
             if response.status in _NO_CHUNKS and not session.offset:
                 drop(response)
-                self._cancel(session)
-                session = self._begin()
+                self._uploads.cancel(session)
+                session = self._uploads.begin()
                 session.whole = True
                 self._put_whole(session, reader)
                 return
@@ -249,7 +175,7 @@ class Upload:
                     f"{self._source.subject}: {self._registry.host} lost the upload"
                 )
             self._registry.check(response, self._source.subject, session.url)
-            arrived = _arrived(response)
+            arrived = arrived_bytes(response)
             arrived = session.offset + n if arrived is None else arrived
             session.url = self._registry.located(response)
             finish(response)
@@ -259,7 +185,7 @@ class Upload:
                     f"(expected {session.offset + n})"
                 )
             session.offset = arrived
-            self._notes.keep_session(self._place, self._source.digest, session.url)
+            self._uploads.keep(session)
         self._refuse_damaged(reader, session)
         response = self._registry.ask(
             "PUT", self._final(session.url), {"Content-Length": "0"}, timeout_s=COMMIT_TIMEOUT_S
@@ -267,14 +193,14 @@ class Upload:
         if response.status == 400 and self.stats.resumed_from and not self._anew:
             # What an earlier process sent was something else; the bytes here are right.
             drop(response)
-            self._cancel(session)
+            self._uploads.cancel(session)
             self._anew, self.stats.resumed_from = True, 0
             raise TransientError(
                 f"{self._source.subject}: what arrived before is damaged; starting anew"
             )
         self._committed(response, session.url)
 
-    def _put_whole(self, session: "_Session", reader: Reader) -> None:
+    def _put_whole(self, session: Session, reader: Reader) -> None:
         size = self._source.size
         self._show(0)
         if size <= WHOLE:
@@ -284,7 +210,7 @@ class Upload:
         if response.status == 413 and size > SMALLEST_CHUNK and not session.whole:
             drop(response)
             self._chunk = SMALLEST_CHUNK
-            self._put_chunks(self._begin(), reader)
+            self._put_chunks(self._uploads.begin(), reader)
             return
         if response.status >= 400 and reader.hashed == size:
             self._refuse_damaged(reader, session)
@@ -326,25 +252,17 @@ class Upload:
                 f"(expected {self._source.digest})"
             )
 
-    def _refuse_damaged(self, reader: Reader, session: "_Session") -> None:
+    def _refuse_damaged(self, reader: Reader, session: Session) -> None:
         """Raise DigestMismatchError, and give the upload up, if the bytes here are wrong."""
         found = reader.digest()
         if found == self._source.digest:
             return
-        self._cancel(session)
+        self._uploads.cancel(session)
         raise DigestMismatchError(
             f"{self._source.path or self._source.subject}: sha256 is {found} (expected "
             f"{self._source.digest}); it was not pushed",
             hint="the copy here is damaged; tqconvert verify tells more",
         )
-
-    def _cancel(self, session: "_Session") -> None:
-        """Tell the registry that nothing more will come; its answer does not matter."""
-        self._notes.drop_session(self._place, self._source.digest)
-        try:
-            drop(self._registry.ask("DELETE", session.url, {"Content-Length": "0"}))
-        except NetworkError:
-            return
 
     def _pause(self, failures: int, e: TransientError) -> None:
         jitter = 0.7 + 0.6 * random.random()  # noqa: S311 - no secret
@@ -363,26 +281,3 @@ class Upload:
         return ProtocolError(
             f"{self._source.subject}: {self._registry.host} answered {response.status} to {method}"
         )
-
-
-@dataclass(slots=True)
-class _Session:
-    """An upload that the registry has begun."""
-
-    url: str
-    offset: int
-    whole: bool = False
-    """Whether the registry takes no chunks."""
-
-
-def _arrived(response: "urllib3.BaseHTTPResponse") -> int | None:
-    """Bytes that the registry has, by its Range; None where it does not say.
-
-    distribution-spec: `0-<last byte>`. docker-registry gives `0-0` both for none and for one byte;
-    no chunk is of one byte, so it is none.
-    """
-    m = _RANGE.fullmatch(response.headers.get("Range", ""))
-    if not m:
-        return None
-    last = int(m[1])
-    return last + 1 if last else 0

@@ -482,7 +482,7 @@ def test_an_interrupt_keeps_what_arrived(
         while registry.received < 2 << 20 and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(number)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert json.loads(out)["error"]["kind"] == "interrupted"
     assert "Traceback" not in err

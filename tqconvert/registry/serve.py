@@ -23,6 +23,9 @@ MAX_CONNECTIONS: Final = 1024
 """Fifty clients with the 16 connections that stock `ollama pull` opens need 800."""
 
 DESCRIPTORS: Final = 4096
+WAITS: Final = 20
+WAIT_S: Final = 0.5
+"""For a place a new connection waits ten seconds at most; the kernel holds those behind it."""
 
 
 def serve_store(
@@ -168,15 +171,23 @@ class _Http(HTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Hand the connection to a thread of its own."""
-        if not self._free.acquire(blocking=False):
-            self.desk.end_longest_idle()
-            if not self._free.acquire(timeout=5):
-                self.shutdown_request(request)
-                return
+        if not self._has_room():
+            self.shutdown_request(request)
+            return
         thread = threading.Thread(target=self._serve, args=(request, client_address), daemon=True)
         with self._lock:
             self._live[request] = thread
         thread.start()
+
+    def _has_room(self) -> bool:
+        """Take a place for a connection; idle ones give way one by one until there is one."""
+        if self._free.acquire(blocking=False):
+            return True
+        for _ in range(WAITS):
+            self.desk.end_longest_idle()
+            if self._free.acquire(timeout=WAIT_S):
+                return True
+        return False
 
     def _serve(self, request: socket.socket, client_address: Any) -> None:
         try:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tqconvert.errors import BadManifestError, NotFoundError, RefusedError, TqError
@@ -163,11 +163,12 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
         st.sampled_from(["mediaType", "digest", "size", "annotations", "layers", "config", "platform",
                          "manifests", TITLE, FILE, "tqconvert.ollama.type"]), inner, max_size=5),
-    max_leaves=20,
+    max_leaves=10,
 )  # fmt: skip
 
 
-@given(json_values, st.lists(json_values, max_size=3))
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(json_values, st.lists(json_values, max_size=2))
 def test_any_json_is_a_model_or_an_error_of_ours(value: Any, layers: list[Any]) -> None:
     """Layers, annotations and indexes of whatever kind."""
     good = layer(WEIGHT + "raw", 1)

@@ -122,7 +122,7 @@ def _prepare_hub(
     content = model.read(lambda digest: header_here(destination, target, digest))
     plan = plan_pull(
         model.name, target, content.manifest, destination, request.wish, inline=content.inline,
-        origin=model.origin, header=content.header, shards=content.shards,
+        origin=model.origin, header=content.header, shards=content.shards, here=content.cached,
     )  # fmt: skip
     place = Workplace(
         destination.partials, http, progress, connections=request.connections or settings.connections,

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,9 @@ class PullPlan:
     header: Header | None = None
     """The model's header where the plan was made by it."""
 
+    here: Mapping[Digest, Path] = field(default_factory=dict)
+    """Files outside the store that have the bytes of these blobs, if they are sound."""
+
     shards: tuple[Digest, ...] = ()
     """Set where the model is joined of several files on its way; the digest of `main` then stands for
     these, and the real one is known at the end."""
@@ -193,30 +196,35 @@ def plan_pull(
     name: ModelName | Path | OciReference, target: ModelName, manifest: Manifest, destination: Destination,
     wish: Wish, *, local: Path | None = None, inline: Mapping[Digest, bytes] | None = None,
     origin: Origin | None = None, header: Header | None = None, shards: tuple[Digest, ...] = (),
+    here: Mapping[Digest, Path] | None = None,
 ) -> PullPlan:  # fmt: skip
     """The plan for a manifest that was fetched. Reads the store, changes nothing."""
     models = manifest.layers_of("model")
     main = models[0] if models else None
     fetch: list[Layer] = []
     reuse: list[Layer] = []
-    kept, inline = 0, inline or {}
+    kept, inline, files = 0, inline or {}, here or {}
+    if main is not None and local is None:
+        local = files.get(main.digest)
     for layer in manifest.blobs:
         tagged = wish.tag and layer is main
-        here = destination.place_of(layer, is_main=layer is main)
+        place = destination.place_of(layer, is_main=layer is main)
         untagged = destination.store.blob(layer.digest)
         if layer is main and local is not None:
             continue
         if tagged and _has_size(untagged, layer.size):
             local = untagged
-        elif layer.digest not in inline and not tagged and _has_size(here, layer.size):
+        elif layer.digest in inline:
+            continue
+        elif layer.digest in files or (not tagged and _has_size(place, layer.size)):
             reuse.append(layer)
-        elif layer.digest not in inline:
+        else:
             fetch.append(layer)
             kept += partial_of(destination, layer, tag=tagged).kept_bytes()
     state = _state(target, manifest, destination, wish)
     return PullPlan(
         name, target, destination, manifest, wish, state, main, tuple(fetch), tuple(reuse), local,
-        inline, kept, origin, header, shards,
+        inline, kept, origin, header, files, shards,
     )  # fmt: skip
 
 
@@ -225,7 +233,7 @@ def replan(plan: PullPlan) -> PullPlan:
     return plan_pull(
         plan.name, plan.target, plan.manifest, plan.destination, plan.wish,
         local=plan.local if plan.is_file else None, inline=plan.inline, origin=plan.origin,
-        header=plan.header, shards=plan.shards,
+        header=plan.header, shards=plan.shards, here=plan.here,
     )  # fmt: skip
 
 

@@ -201,8 +201,11 @@ class _Run:
             blob = Blob(
                 _subject(layer), layer.digest, layer.size, is_model=layer.kind in GGUF_KINDS
             )
-            _, stats = fetch_blob(self._place, blob, self._source_of(layer.digest), lambda _: path)
-            self.stats.add(stats)
+            here = self._plan.here.get(layer.digest)
+            if here is None or self._copied(blob, here, lambda _: path) is None:
+                source = self._source_of(layer.digest)
+                _, stats = fetch_blob(self._place, blob, source, lambda _: path)
+                self.stats.add(stats)
             inherit_owner(path)
 
     def _verified(self, layer: Layer, path: Path) -> bool:
@@ -234,6 +237,7 @@ class _Run:
         self.model = self._place_for(done.digest)
         self.header = read_header(self.model)
         self.tags = read_tags(self.header)
+        self._check_header(self.header)
         self.main_layer = layer
         annotations: dict[str, str] = {}
         if done.tags is not None:
@@ -244,19 +248,32 @@ class _Run:
             annotations[SOURCE_MANIFEST_KEY] = str(plan.manifest.digest)
             self.main_layer = Layer.make(MODEL_TYPE, done.digest, done.size, annotations)
 
+    def _check_header(self, header: Header) -> None:
+        """Refuse a manifest that was made by the header of a damaged copy on this disk."""
+        planned, found = self._plan.header, _untagged(header)
+        if planned is None or (planned.entries, planned.tensors) == (found.entries, found.tensors):
+            return
+        main = self._plan.main
+        cached = self._plan.here.get(main.digest) if main else None
+        raise DigestMismatchError(
+            f"{self._plan.name}: the header that was read on this disk is not the model's",
+            hint=f"remove the damaged copy, then run again: {cached}" if cached else "run again",
+        )
+
     def _untagged_main(self, layer: Layer) -> None:
         path = self._place_for(layer.digest)
         if not self._verified(layer, path):
             self._brought(Blob(_subject(layer), layer.digest, layer.size, is_model=True))
         self.model, self.main_layer = path, layer
         self.header = read_header(path)
+        self._check_header(self.header)
         self.tags = read_tags(self.header)
 
     def _brought(self, blob: Blob) -> Assembled:
         """The blob from this disk if it is there and whole, else from the source."""
         done = self._finished_before(blob)
         if done is None and self._plan.local is not None:
-            done = self._copied(blob, self._plan.local)
+            done = self._copied(blob, self._plan.local, self._name_for)
         if done is None:
             if self._shards is not None:
                 done, stats = fetch_joined(self._place, blob, self._shards(), self._name_for)
@@ -286,9 +303,11 @@ class _Run:
             return None
         return Assembled(digest, header.size, found[-1], header, wanted)
 
-    def _copied(self, blob: Blob, local: Path) -> Assembled | None:
+    def _copied(
+        self, blob: Blob, local: Path, target: Callable[[Digest], Path]
+    ) -> Assembled | None:  # fmt: skip
         try:
-            return copy_blob(self._place, blob, local, self._name_for)
+            return copy_blob(self._place, blob, local, target)
         except (DigestMismatchError, InvalidGgufError):
             if self._plan.is_file:
                 raise

@@ -10,11 +10,13 @@ as well, so nothing of the Xet protocol is needed.
 """
 
 import hashlib
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote, urlsplit
 
 from tqconvert import __version__
 from tqconvert.digest import Digest
@@ -37,6 +39,9 @@ from tqconvert.registry.http import (
     read_body,
     retry_after,
 )
+
+if TYPE_CHECKING:
+    from huggingface_hub import CachedFileInfo
 
 ATTEMPTS = 4
 MAX_WAIT_S = 60.0
@@ -71,18 +76,23 @@ class Hub:
     """Hugging Face or a mirror of it, by its address."""
 
     def __init__(self, http: Http, endpoint: str) -> None:
-        from huggingface_hub import HfApi
+        from huggingface_hub import HfApi, constants
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-        http.allow(endpoint)
         self._http = http
         self.address = endpoint.rstrip("/")
+        # While it makes headers the client asks its own idea of the Hub, taken from HF_ENDPOINT when it was
+        # imported, for a list (2.4, utils/_detect_agent.py). A mirror set otherwise must not be passed by.
+        constants.ENDPOINT = self.address
         self._api = HfApi(
             endpoint=self.address, library_name="tqconvert", library_version=__version__
         )
-        # With the token of HF_TOKEN or `hf auth login`, unless the user forbids it to be sent.
-        headers = build_hf_headers(library_name="tqconvert", library_version=__version__)
-        self._headers = {str(k).title(): str(v) for k, v in headers.items()}
+        self._headers: dict[str, str] = {}
+        if not http.offline:
+            http.allow(endpoint)
+            # With the token of HF_TOKEN or `hf auth login`, unless the user forbids it to be sent.
+            headers = build_hf_headers(library_name="tqconvert", library_version=__version__)
+            self._headers = {str(k).title(): str(v) for k, v in headers.items()}
 
     @property
     def has_token(self) -> bool:
@@ -92,9 +102,12 @@ class Hub:
     def list_files(self, repository: str, revision: str | None) -> Listing:
         """All files of the repository at the commit that `revision` (default: main) is now.
 
-        Raises NotFoundError, AuthError, NetworkError, UsageError for a name that cannot be one.
+        Offline, those that huggingface_hub's cache has. Raises NotFoundError, AuthError, NetworkError, UsageError for a name that cannot be one.
         """
         from huggingface_hub.hf_api import RepoFile
+
+        if self._http.offline:
+            return self._cached_listing(repository, revision or "main")
 
         def ask() -> Listing:
             commit = self._api.model_info(repository, revision=revision, timeout=30.0).sha
@@ -105,6 +118,38 @@ class Hub:
             return Listing(repository, commit, files)
 
         return self._asked(ask, repository, revision)
+
+    def cached(self, listing: Listing, file: HubFile) -> Path | None:
+        """The file in huggingface_hub's own cache, as `hf download` leaves it; None where it is not.
+
+        Its bytes are not verified: the client compares no digest.
+        """
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(listing.repository, file.path, revision=listing.commit)
+        path = Path(found) if isinstance(found, str) else None
+        return path if path is not None and path.is_file() else None
+
+    def _cached_listing(self, repository: str, revision: str) -> Listing:
+        """What the cache has of the repository at this revision."""
+        from huggingface_hub import CacheNotFound, scan_cache_dir
+
+        try:
+            repositories = scan_cache_dir().repos
+        except CacheNotFound:
+            repositories = frozenset()
+        for found in repositories:
+            if found.repo_type != "model" or found.repo_id != repository:
+                continue
+            for at in found.revisions:
+                if revision in at.refs or at.commit_hash.startswith(revision):
+                    files = (_cached_file(at.snapshot_path, f) for f in at.files)
+                    return Listing(repository, at.commit_hash, tuple(files))
+        raise NetworkError(
+            f"{repository}: {self._host} not asked, because --offline forbids the network",
+            hint="huggingface_hub's cache does not have it either; run it without --offline (or unset "
+            "HF_HUB_OFFLINE, TQCONVERT_OFFLINE)",
+        )
 
     def check_access(self, listing: Listing, file: HubFile) -> None:
         """Ask for the file's headers: gated repositories list their files to everybody.
@@ -134,12 +179,9 @@ class Hub:
 
     def source(self, listing: Listing, file: HubFile) -> Endpoint:
         """Where the bytes of the file are, at the commit that was listed."""
-        from huggingface_hub import hf_hub_url
-
-        url = hf_hub_url(
-            listing.repository, file.path, revision=listing.commit, endpoint=self.address
-        )
-        return Endpoint(url, self._headers)
+        # Not hf_hub_url: it begins with the address that HF_ENDPOINT had when the client was imported.
+        path = f"{listing.repository}/resolve/{listing.commit}/{quote(file.path)}"
+        return Endpoint(f"{self.address}/{path}", self._headers)
 
     def read_file(self, listing: Listing, file: HubFile) -> bytes:
         """The whole of a small file, checked against its sha256 or Git blob id.
@@ -156,7 +198,10 @@ class Hub:
             check(response, subject, reached.url)
             return read_body(response, file.size, subject)
 
-        data = self._asked(ask, listing.repository, listing.commit)
+        if self._http.offline and (path := self.cached(listing, file)):
+            data = path.read_bytes()
+        else:
+            data = self._asked(ask, listing.repository, listing.commit)
         if file.digest is not None:
             same = hashlib.sha256(data).hexdigest() == file.digest.hex
         else:
@@ -259,6 +304,14 @@ class Hub:
             wait_s = retry_after({k.title(): v for k, v in headers.items()})
             return TransientError(text, wait_s=wait_s)
         return ProtocolError(text)
+
+
+def _cached_file(snapshot: Path, entry: "CachedFileInfo") -> HubFile:
+    """A file of the cache, whose blob is named by its sha256 or, outside LFS, by its Git blob id."""
+    name = entry.blob_path.name
+    digest = Digest(name) if re.fullmatch("[0-9a-f]{64}", name) else None
+    path = entry.file_path.relative_to(snapshot).as_posix()
+    return HubFile(path, entry.size_on_disk, name, digest)
 
 
 def git_blob_id(data: bytes) -> str:

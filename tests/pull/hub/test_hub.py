@@ -274,8 +274,19 @@ def test_offline(start_hub, tmp_path, run_cli) -> None:
         env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 11
-    assert "HF_HUB_OFFLINE" in done.stderr
+    assert "unset HF_HUB_OFFLINE" in done.stderr
     assert hub.requests == []
+
+
+def test_a_mirror_of_our_own_setting_is_asked_alone(start_hub) -> None:
+    """The client, which knows HF_ENDPOINT only, asks nobody else either."""
+    mirror, other = start_hub(FILES), start_hub({})  # HF_ENDPOINT is the other
+    env = {**os.environ, "TQCONVERT_HF_ENDPOINT": mirror.address}
+    command = [sys.executable, "-m", "tqconvert", "pull", "hf.co/org/repo", "-q"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert mirror.requests
+    assert other.requests == []
 
 
 def test_the_token_of_hf_auth_login(start_hub, tmp_path, store) -> None:
@@ -392,3 +403,43 @@ def test_the_real_client_sees_a_hub(start_hub, tmp_path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "m-Q4_K_M.gguf").read_bytes() == MODEL
+
+
+def test_what_hf_download_left_is_not_fetched_again(start_hub, store, tmp_path) -> None:
+    """The client's cache serves the pull, verified, online and offline; a damaged copy is fetched."""
+    hub = start_hub({**FILES, "mmproj-F16.gguf": PROJECTOR, "system": b"Be brief."})
+    python = [sys.executable, "-c"]
+    fetch = "import huggingface_hub as h; print(h.snapshot_download('org/repo', ignore_patterns=['*Q8*']))"
+    done = subprocess.run([*python, fetch], capture_output=True, text=True, check=True)
+    snapshot = Path(done.stdout.strip())
+
+    def pull(*args: object, code: int = 0) -> str:
+        hub.requests.clear()
+        command = [sys.executable, "-m", "tqconvert", "pull", "hf.co/org/repo", *map(str, args)]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ran.returncode == code, ran.stderr
+        return ran.stdout + ran.stderr
+
+    assert "nothing fetched" in pull("--store", tmp_path / "a")
+    assert not [p for m, p, _ in hub.requests if m == "GET" and p.endswith(".gguf")]
+    told = pull("--store", tmp_path / "b", "--offline")
+    assert "offline: org/repo is what huggingface_hub's cache has of it" in told
+    assert hub.requests == []
+    manifests = [
+        Store(tmp_path / n).require_manifest(ModelName.parse(NAME)).data for n in ("a", "b")
+    ]
+    assert manifests[0] == manifests[1]
+    missing = [sys.executable, "-m", "tqconvert", "pull", "hf.co/org/other", "--offline"]
+    ran = subprocess.run(missing, capture_output=True, text=True, check=False)
+    assert (ran.returncode, "cache does not have it either" in ran.stderr) == (11, True)
+    file = (snapshot / "m-Q4_K_M.gguf").resolve()
+    data = bytearray(file.read_bytes())
+    data[-100] ^= 1
+    file.write_bytes(data)
+    assert "the copy here is damaged; fetching it" in pull("--store", tmp_path / "d")
+    assert check_store(tmp_path / "d") == {"hf.co/org/repo/Q4_K_M-tq"}
+    data[200] ^= 1  # in the header: what was made of it must not be installed
+    file.write_bytes(data)
+    told = pull("--store", tmp_path / "e", code=4)
+    assert f"remove the damaged copy, then run again: {snapshot / 'm-Q4_K_M.gguf'}" in told
+    assert check_store(tmp_path / "e") == set()

@@ -9,11 +9,11 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from tqconvert.digest import Digest, digest_bytes
 from tqconvert.errors import InvalidGgufError, NotFoundError
-from tqconvert.gguf.header import Header, parse_header
+from tqconvert.gguf.header import Header, parse_header, read_header
 from tqconvert.gguf.join import Joined, Shard, join
 from tqconvert.modelfile.make import from_gguf
 from tqconvert.modelfile.names import PARAMETERS, accepts
@@ -48,6 +48,8 @@ class Content:
     inline: Mapping[Digest, bytes]
     heads: Mapping[Digest, bytes]
     shards: tuple[Digest, ...]
+    cached: Mapping[Digest, Path]
+    """Files that huggingface_hub's cache has, not verified. None of a model in shards."""
 
 
 class HubModel:
@@ -60,6 +62,11 @@ class HubModel:
         files = self._listing.files
         self._chosen, everything = choose(files, name.selector, str(name))
         self._projector = projector_for(files, self._chosen)
+        if http.offline:
+            progress.note(
+                f"offline: {name.repository} is what huggingface_hub's cache has of it, "
+                f"{len(files)} files of commit {self._listing.commit[:12]}"
+            )
         self._files = {f.digest: f for f in files if f.digest is not None}
         self.name = model_name(name.repository, selector_of(self._chosen, everything))
 
@@ -89,8 +96,11 @@ class HubModel:
         heads: dict[Digest, bytes] = {}
         shards = tuple(self._digest(file, heads) for file in self._chosen.files)
         main = shards[0] if len(shards) == 1 else _identity(shards)
+        cached = self._cached(shards)
         header = header_here(main)
-        if header is None and len(shards) > 1:
+        if header is None and main in cached:
+            header = read_header(cached[main])
+        elif header is None and len(shards) > 1:
             joined = self._join(shards, heads)
             header = parse_header(joined.header, joined.size, subject=self._chosen.stem)
         elif header is None:
@@ -106,7 +116,8 @@ class HubModel:
         config = config_blob(header, recipe, tuple(layer.digest for layer in all_))
         inline = {blob.layer.digest: blob.data for blob in (*extra, config)}
         manifest = Manifest.make(config.layer, all_)
-        return Content(manifest, header, inline, heads, shards if len(shards) > 1 else ())
+        joined_of = shards if len(shards) > 1 else ()
+        return Content(manifest, header, inline, heads, joined_of, cached)
 
     def shards(self, content: Content) -> Shards:
         """The model's shards, and the whole that they make. Raises as `read` does."""
@@ -135,6 +146,13 @@ class HubModel:
             heads[digest] = head
             found.append(Shard(PurePosixPath(file.path).name, head, header))
         return join(found)
+
+    def _cached(self, shards: tuple[Digest, ...]) -> Mapping[Digest, Path]:
+        """Files of the model that need not be fetched, because the client has them in its cache."""
+        wanted = self._chosen.files if len(shards) == 1 else ()
+        files = (*wanted, *((self._projector,) if self._projector else ()))
+        pairs = ((f.digest, self._hub.cached(self._listing, f)) for f in files)
+        return {digest: path for digest, path in pairs if digest and path}
 
     def _digest(self, file: HubFile, heads: dict[Digest, bytes]) -> Digest:
         """sha256 of the file; one outside LFS is fetched for it, and compared with its Git blob id."""

@@ -50,6 +50,8 @@ MAX_PLAIN_BYTES = 64 << 20
 
 LOGIN = "hf auth login, or set HF_TOKEN"
 
+_COMMIT = re.compile("[0-9a-f]{40,64}")
+
 T = TypeVar("T")
 
 
@@ -104,18 +106,29 @@ class Hub:
 
         Offline, those that huggingface_hub's cache has. Raises NotFoundError, AuthError, NetworkError, UsageError for a name that cannot be one.
         """
+        from huggingface_hub import errors
         from huggingface_hub.hf_api import RepoFile
 
         if self._http.offline:
             return self._cached_listing(repository, revision or "main")
 
         def ask() -> Listing:
-            commit = self._api.model_info(repository, revision=revision, timeout=30.0).sha
-            if not commit:
-                raise ProtocolError(f"{repository}: {self._host} names no commit")
-            tree = self._api.list_repo_tree(repository, revision=commit, recursive=True)
-            files = tuple(_file(entry) for entry in tree if isinstance(entry, RepoFile))
-            return Listing(repository, commit, files)
+            try:
+                commit = self._api.model_info(repository, revision=revision, timeout=30.0).sha or ""
+                tree = self._api.list_repo_tree(repository, revision=commit, recursive=True)
+                entries = [entry for entry in tree if isinstance(entry, RepoFile)]
+            except (errors.HFValidationError, errors.HfHubHTTPError):
+                raise
+            except (ValueError, KeyError, TypeError, AttributeError) as e:
+                raise ProtocolError(
+                    f"{self._host}: does not answer as Hugging Face does ({type(e).__name__})",
+                    hint="check HF_ENDPOINT, and whether a proxy or a login page stands in between",
+                ) from e
+            if not _COMMIT.fullmatch(commit):
+                raise ProtocolError(f"{repository}: {self._host} names no commit ({commit[:80]!r})")
+            # A name that a terminal would obey is nobody's model.
+            files = (_file(entry) for entry in entries if entry.path.isprintable())
+            return Listing(repository, commit, tuple(files))
 
         return self._asked(ask, repository, revision)
 
@@ -282,11 +295,6 @@ class Hub:
                 return TransientError(
                     f"{self._host}: {type(e).__name__}: {e}", hint="check the name and the network"
                 )
-            case ValueError() | KeyError() | TypeError():
-                return ProtocolError(
-                    f"{self._host}: does not answer as Hugging Face does ({type(e).__name__})",
-                    hint="check HF_ENDPOINT, and whether a proxy or a login page stands in between",
-                )
             case _:
                 return None
 
@@ -294,7 +302,7 @@ class Hub:
         """Our error for an HTTP status that has no class of its own."""
         response = getattr(e, "response", None)
         status = getattr(response, "status_code", 0)
-        says = (getattr(e, "server_message", None) or "").strip()
+        says = "".join(c for c in getattr(e, "server_message", None) or "" if c.isprintable())[:200]
         text = f"{repository}: {self._host} answered {status}" + (f" ({says})" if says else "")
         if status in (401, 403):
             hint = "the token may be wrong or lack a permission: hf auth whoami"

@@ -1,10 +1,12 @@
 """Which files of a repository a name means."""
 
+from pathlib import Path
+
 import pytest
 
 from tqconvert.digest import Digest
 from tqconvert.errors import InvalidGgufError, NotFoundError, UsageError
-from tqconvert.pull.hub.files import choose, label_of, projector_for, selector_of
+from tqconvert.pull.hub.files import USUAL, choose, label_of, projector_for, selector_of
 from tqconvert.registry.hub import HubFile
 
 BARTOWSKI = [
@@ -156,3 +158,9 @@ def test_selectors_are_as_short_as_can_be() -> None:
     assert [selector_of(c, found) for c in found] == [
         "a/m-Q4_K_M.gguf", "b/m-Q4_K_M.gguf", "n-Q4_K_M", "Q8_0",
     ]  # fmt: skip
+
+
+def test_the_documentation_has_the_order() -> None:
+    """What a name without a quantization means stands in docs/huggingface.md as it is."""
+    page = Path(__file__).parents[3] / "docs" / "huggingface.md"
+    assert f"the first that is there of {', '.join(USUAL)};" in page.read_text("utf-8")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from builders import LLAMA, gguf_bytes
+from fakehub import _HubHandler
 from stores import check_store
 
 from tqconvert.digest import digest_bytes
@@ -179,6 +180,36 @@ def test_the_authors_template_system_and_params(start_hub, store, run_cli) -> No
     assert json.loads(layer_text(store, "params") or "") == {"stop": ["<end>"], "temperature": 0.5}
     assert "nonsense left out" in err
     assert "top_k left out" in err
+
+
+@pytest.mark.parametrize(
+    "text", [b"{% for m in messages %}{{ m }}{% endfor %}", b"{{ if .System }}x"]
+)
+def test_a_template_that_ollama_cannot_read(text: bytes, start_hub, store, run_cli) -> None:
+    """Jinja, or a block without an end, is left out and said; the model is installed."""
+    start_hub({**FILES, "template": text})
+    code, _, err = run_cli("pull", "hf.co/org/repo")
+    assert (code, "template of the repository left out" in err) == (0, True)
+    assert layer_text(store, "template") is None
+
+
+def test_names_that_a_terminal_would_obey(start_hub, run_cli) -> None:
+    """Files with control characters in their names are not listed, nor is a server's text printed raw."""
+    hub = start_hub({**FILES, "\x1b[2Jm-Q2_K.gguf": OTHER})
+    code, _, err = run_cli("pull", "hf.co/org/repo:Q2_K")
+    assert (code, "\x1b" in err) == (5, False)
+    hub.rules.status = [403]
+    code, _, err = run_cli("pull", "hf.co/org/repo")
+    assert (code, "\x1b" in err, "hf auth login" in err) == (12, False, True)
+
+
+def test_an_answer_that_is_no_hubs(start_hub, run_cli, monkeypatch) -> None:
+    """A login page, answered with 200, is told from a Hub."""
+    hub = start_hub(FILES)
+    monkeypatch.setattr(_HubHandler, "_json", lambda self, *_: self._send(200, b"<html>"))
+    code, _, err = run_cli("pull", "hf.co/org/repo")
+    assert (code, "does not answer as Hugging Face does" in err) == (11, True)
+    assert hub.requests
 
 
 def test_nothing_is_invented(start_hub, store, run_cli) -> None:

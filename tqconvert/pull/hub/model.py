@@ -17,6 +17,7 @@ from tqconvert.gguf.header import Header, parse_header, read_header
 from tqconvert.gguf.join import Joined, Shard, join
 from tqconvert.modelfile.make import from_gguf
 from tqconvert.modelfile.names import PARAMETERS, accepts
+from tqconvert.modelfile.template import block_problem, is_jinja
 from tqconvert.progress import Progress
 from tqconvert.pull.head import fetch_head
 from tqconvert.pull.hub.files import choose, projector_for, selector_of
@@ -181,7 +182,7 @@ class HubModel:
     def _recipe(self, header: Header) -> Recipe:
         """Template and the like: by the header for certain, and by the author's own files."""
         recipe = recipe_of(from_gguf(header, from_="model", num_ctx=None))
-        texts = {kind: self._text(kind) for kind in ("template", "system")}
+        texts = {"template": self._template(), "system": self._text("system")}
         license_ = next((t for name in _LICENSES if (t := self._text(name))), None)
         return replace(
             recipe,
@@ -200,6 +201,16 @@ class HubModel:
                 except UnicodeDecodeError:
                     self._progress.note(f"{name} of the repository is no text; left out")
         return None
+
+    def _template(self) -> str | None:
+        """The author's template, if Ollama can read it."""
+        text = self._text("template")
+        if text is None:
+            return None
+        problem = "is Jinja, not Go's" if is_jinja(text) else block_problem(text)
+        if problem:
+            self._progress.note(f"template of the repository left out: {problem}")
+        return None if problem else text
 
     def _params(self) -> Mapping[str, Parameter]:
         """Parameters of the file `params`; what Ollama does not know is left out, and said."""

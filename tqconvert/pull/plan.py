@@ -58,8 +58,8 @@ class Origin:
 
     repository: str
     revision: str
-    files: tuple[tuple[str, str | None, int], ...]
-    """Path, sha256 where the source tells one, bytes."""
+    files: tuple[tuple[str, str, int], ...]
+    """Path, sha256, bytes."""
 
     def to_json(self) -> Mapping[str, Any]:
         """The origin as a JSON object."""

@@ -13,65 +13,44 @@ import hashlib
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 from urllib.parse import quote, urlsplit
 
 from tqconvert import __version__
 from tqconvert.digest import Digest
 from tqconvert.errors import (
-    AuthError,
     DigestMismatchError,
     IntegrityError,
     NetworkError,
-    NotFoundError,
     TqError,
     UsageError,
 )
 from tqconvert.registry.http import (
-    RETRYABLE,
     Endpoint,
     Http,
     ProtocolError,
     TransientError,
     check,
     read_body,
-    retry_after,
 )
-
-if TYPE_CHECKING:
-    from huggingface_hub import CachedFileInfo
+from tqconvert.registry.huberrors import Asked, translate
+from tqconvert.registry.hublisting import (
+    HubFile,
+    Listing,
+    cached_listing,
+    cached_path,
+    git_blob_id,
+)
 
 ATTEMPTS = 4
 MAX_WAIT_S = 60.0
 MAX_PLAIN_BYTES = 64 << 20
 """A file outside LFS is read whole into memory; the Hub takes none of more than 10 MB."""
 
-LOGIN = "hf auth login, or set HF_TOKEN"
-
 _COMMIT = re.compile("[0-9a-f]{40,64}")
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class HubFile:
-    """A file of a repository; `digest` is None for one that is not in LFS."""
-
-    path: str
-    size: int
-    blob_id: str
-    digest: Digest | None
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """A repository at one commit."""
-
-    repository: str
-    commit: str
-    files: tuple[HubFile, ...]
 
 
 class Hub:
@@ -104,13 +83,21 @@ class Hub:
     def list_files(self, repository: str, revision: str | None) -> Listing:
         """All files of the repository at the commit that `revision` (default: main) is now.
 
-        Offline, those that huggingface_hub's cache has. Raises NotFoundError, AuthError, NetworkError, UsageError for a name that cannot be one.
+        Offline, those that huggingface_hub's cache has. Raises NotFoundError, AuthError, NetworkError,
+        UsageError for a name that cannot be one.
         """
         from huggingface_hub import errors
         from huggingface_hub.hf_api import RepoFile
 
         if self._http.offline:
-            return self._cached_listing(repository, revision or "main")
+            found = cached_listing(repository, revision or "main")
+            if found is None:
+                raise NetworkError(
+                    f"{repository}: {self._host} not asked, because --offline forbids the network",
+                    hint="huggingface_hub's cache does not have it either; run it without --offline "
+                    "(or unset HF_HUB_OFFLINE, TQCONVERT_OFFLINE)",
+                )
+            return found
 
         def ask() -> Listing:
             try:
@@ -133,36 +120,8 @@ class Hub:
         return self._asked(ask, repository, revision)
 
     def cached(self, listing: Listing, file: HubFile) -> Path | None:
-        """The file in huggingface_hub's own cache, as `hf download` leaves it; None where it is not.
-
-        Its bytes are not verified: the client compares no digest.
-        """
-        from huggingface_hub import try_to_load_from_cache
-
-        found = try_to_load_from_cache(listing.repository, file.path, revision=listing.commit)
-        path = Path(found) if isinstance(found, str) else None
-        return path if path is not None and path.is_file() else None
-
-    def _cached_listing(self, repository: str, revision: str) -> Listing:
-        """What the cache has of the repository at this revision."""
-        from huggingface_hub import CacheNotFound, scan_cache_dir
-
-        try:
-            repositories = scan_cache_dir().repos
-        except CacheNotFound:
-            repositories = frozenset()
-        for found in repositories:
-            if found.repo_type != "model" or found.repo_id != repository:
-                continue
-            for at in found.revisions:
-                if revision in at.refs or at.commit_hash.startswith(revision):
-                    files = (_cached_file(at.snapshot_path, f) for f in at.files)
-                    return Listing(repository, at.commit_hash, tuple(files))
-        raise NetworkError(
-            f"{repository}: {self._host} not asked, because --offline forbids the network",
-            hint="huggingface_hub's cache does not have it either; run it without --offline (or unset "
-            "HF_HUB_OFFLINE, TQCONVERT_OFFLINE)",
-        )
+        """The file in huggingface_hub's own cache, as `hf download` leaves it; None where it is not."""
+        return cached_path(listing, file)
 
     def check_access(self, listing: Listing, file: HubFile) -> None:
         """Ask for the file's headers: gated repositories list their files to everybody.
@@ -172,6 +131,7 @@ class Hub:
         from huggingface_hub import get_hf_file_metadata
 
         source = self.source(listing, file)
+        self._http.allow(source.url)
         subject = f"{listing.repository}/{file.path}"
         found = self._asked(
             lambda: get_hf_file_metadata(
@@ -211,7 +171,7 @@ class Hub:
             check(response, subject, reached.url)
             return read_body(response, file.size, subject)
 
-        if self._http.offline and (path := self.cached(listing, file)):
+        if self._http.offline and (path := cached_path(listing, file)):
             data = path.read_bytes()
         else:
             data = self._asked(ask, listing.repository, listing.commit)
@@ -244,7 +204,9 @@ class Hub:
             except TqError:
                 raise
             except Exception as e:  # noqa: BLE001 - translated, or raised again as it is
-                found = self._translated(e, repository, revision)
+                found = translate(
+                    e, Asked(repository, revision, self.address, has_token=self.has_token)
+                )
                 if found is None:
                     raise
                 if not isinstance(found, TransientError):
@@ -253,78 +215,6 @@ class Hub:
             if attempt < ATTEMPTS - 1:
                 time.sleep(min(0.5 * 2**attempt if wait_s is None else wait_s, MAX_WAIT_S))
         raise NetworkError(f"{error.message}; gave up after {ATTEMPTS} attempts", hint=error.hint)
-
-    def _translated(self, e: Exception, repository: str, revision: str | None) -> TqError | None:
-        """Our error for one of huggingface_hub's; None for what is no answer of a server."""
-        from huggingface_hub import errors
-
-        page = f"{self.address}/{repository}"
-        match e:
-            case errors.GatedRepoError():
-                if self.has_token:
-                    hint = f"accept its terms at {page}, with the account of your token"
-                else:
-                    hint = f"accept its terms at {page}, then {LOGIN}"
-                return AuthError(
-                    f"{repository}: gated, {self._host} wants its terms accepted", hint=hint
-                )
-            case errors.RepositoryNotFoundError():
-                hint = "check the name; a token of an account that may read it is needed if it is private"
-                if not self.has_token:
-                    hint = f"check the name; if it is private: {LOGIN}"
-                return NotFoundError(f"{repository}: no such repository at {self._host}", hint=hint)
-            case errors.RevisionNotFoundError():
-                return NotFoundError(
-                    f"{repository}: no revision {revision}",
-                    hint=f"branches, tags and commits: {page}/commits/main",
-                )
-            case errors.EntryNotFoundError():
-                return NotFoundError(
-                    f"{repository}: a listed file is not there", hint=f"see {page}"
-                )
-            case errors.HFValidationError():
-                return UsageError(f"{repository}: cannot be a repository (expected ORG/NAME)")
-            case errors.OfflineModeIsEnabled():
-                return NetworkError(
-                    f"{self._host}: not asked, because HF_HUB_OFFLINE forbids the network",
-                    hint="unset HF_HUB_OFFLINE, or take a file on this disk",
-                )
-            case errors.HfHubHTTPError():
-                return self._refused(e, repository)
-            case errors.HTTPError():  # type: ignore[attr-defined] # httpx's or httpx2's own
-                return TransientError(
-                    f"{self._host}: {type(e).__name__}: {e}", hint="check the name and the network"
-                )
-            case _:
-                return None
-
-    def _refused(self, e: Exception, repository: str) -> TqError:
-        """Our error for an HTTP status that has no class of its own."""
-        response = getattr(e, "response", None)
-        status = getattr(response, "status_code", 0)
-        says = "".join(c for c in getattr(e, "server_message", None) or "" if c.isprintable())[:200]
-        text = f"{repository}: {self._host} answered {status}" + (f" ({says})" if says else "")
-        if status in (401, 403):
-            hint = "the token may be wrong or lack a permission: hf auth whoami"
-            return AuthError(text, hint=hint if self.has_token else LOGIN)
-        if status in RETRYABLE:
-            headers = getattr(response, "headers", {})
-            wait_s = retry_after({k.title(): v for k, v in headers.items()})
-            return TransientError(text, wait_s=wait_s)
-        return ProtocolError(text)
-
-
-def _cached_file(snapshot: Path, entry: "CachedFileInfo") -> HubFile:
-    """A file of the cache, whose blob is named by its sha256 or, outside LFS, by its Git blob id."""
-    name = entry.blob_path.name
-    digest = Digest(name) if re.fullmatch("[0-9a-f]{64}", name) else None
-    path = entry.file_path.relative_to(snapshot).as_posix()
-    return HubFile(path, entry.size_on_disk, name, digest)
-
-
-def git_blob_id(data: bytes) -> str:
-    """The name that Git gives a file with these bytes."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # noqa: S324 - Git's choice
 
 
 def _file(entry: object) -> HubFile:

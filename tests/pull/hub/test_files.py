@@ -7,7 +7,7 @@ import pytest
 from tqconvert.digest import Digest
 from tqconvert.errors import InvalidGgufError, NotFoundError, UsageError
 from tqconvert.pull.hub.files import USUAL, choose, label_of, projector_for, selector_of
-from tqconvert.registry.hub import HubFile
+from tqconvert.registry.hublisting import HubFile
 
 BARTOWSKI = [
     "README.md", "imatrix.gguf", "Llama-3.2-1B-Instruct-imatrix.gguf", "Llama-3.2-1B-Instruct-IQ3_M.gguf",

@@ -231,7 +231,9 @@ def test_a_gguf_outside_lfs_is_compared_with_its_git_blob(start_hub, store, run_
     assert code == 4
     assert "not the file that was listed" in err
     hub.faults.corrupt_at = None
-    assert run_cli("pull", "hf.co/org/repo")[0] == 0
+    code, out, _ = run_cli("pull", "hf.co/org/repo", "--json")
+    assert code == 0
+    assert json.loads(out)["origin"]["files"][0]["sha256"] == digest_bytes(MODEL).hex
     assert model_file(store).read_bytes()[PAGE:] == MODEL
 
 
@@ -474,3 +476,32 @@ def test_what_hf_download_left_is_not_fetched_again(start_hub, store, tmp_path) 
     told = pull("--store", tmp_path / "e", code=4)
     assert f"remove the damaged copy, then run again: {snapshot / 'm-Q4_K_M.gguf'}" in told
     assert check_store(tmp_path / "e") == set()
+
+
+def test_a_model_that_comes_tagged(start_hub, store, run_cli, tmp_path) -> None:
+    """What somebody tagged before publishing it stays as it is, and is known again."""
+    file = tmp_path / "m.gguf"
+    file.write_bytes(gguf_bytes({**LLAMA, "odd": float("nan")}, {"token_embd.weight": (1024, 60)}))
+    assert run_cli("tag", file, "--type-k", "q8_0", "--type-v", "q8_0")[0] == 0
+    start_hub({"m-Q4_K_M.gguf": file.read_bytes()})
+    code, _, err = run_cli("pull", "hf.co/org/repo")
+    assert (code, "comes tagged already (q8_0/q8_0)" in err) == (0, True), err
+    assert model_file(store).read_bytes() == file.read_bytes()
+    code, out, _ = run_cli("pull", "hf.co/org/repo", "--json")
+    assert (code, json.loads(out)["state"]) == (0, "unchanged")
+
+
+def test_the_cache_serves_another_commit(start_hub, tmp_path, store) -> None:
+    """A new README does not make the client's copy of the model another one."""
+    hub = start_hub(FILES)
+    fetch = "import huggingface_hub as h; h.hf_hub_download('org/repo', 'm-Q4_K_M.gguf')"
+    subprocess.run([sys.executable, "-c", fetch], capture_output=True, check=True)
+    hub.commit("org/repo", {**FILES, "README.md": b"another"})
+    hub.requests.clear()
+    command = [sys.executable, "-m", "tqconvert", "pull", "hf.co/org/repo", "--no-tag", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["bytes"] == 0
+    assert json.loads(done.stdout)["origin"]["revision"] == hub.commits["org/repo"][1][0]
+    assert not [p for m, p, _ in hub.requests if p.endswith(".gguf")]
+    assert model_file(store, "hf.co/org/repo:Q4_K_M").read_bytes() == MODEL

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import killer
@@ -153,3 +155,16 @@ def test_kills_at_writes(start_hub, tmp_path, run_cli) -> None:
         assert check_store(store.root) == {"hf.co/org/repo/Q8_0-tq"}
         assert list(store.partials.glob("*")) == []
         shutil.rmtree(store.root)
+
+
+def test_offline_shards_are_not_asked_for(start_hub, tmp_path, store) -> None:
+    """Also where the client's cache has them: nothing goes out, the reason is said."""
+    hub = start_hub(SHARDS)
+    fetch = "import huggingface_hub as h; h.snapshot_download('org/repo')"
+    subprocess.run([sys.executable, "-c", fetch], capture_output=True, check=True)
+    hub.requests.clear()
+    command = [sys.executable, "-m", "tqconvert", "pull", "hf.co/org/repo", "--offline"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, "--offline forbids" in done.stderr) == (11, True), done.stderr
+    assert hub.requests == []
+    assert not store.root.exists()

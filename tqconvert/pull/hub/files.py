@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from tqconvert.errors import InvalidGgufError, NotFoundError, UsageError
-from tqconvert.registry.hub import HubFile
+from tqconvert.registry.hublisting import HubFile
 from tqconvert.units import format_bytes
 
 USUAL = (

@@ -26,7 +26,8 @@ from tqconvert.pull.joining import Shards, ShardSource
 from tqconvert.pull.plan import Origin
 from tqconvert.reference import ModelName
 from tqconvert.registry.http import Endpoint, Http
-from tqconvert.registry.hub import Hub, HubFile
+from tqconvert.registry.hub import Hub
+from tqconvert.registry.hublisting import HubFile
 from tqconvert.store.manifest import LAYER_PREFIX, MODEL_TYPE, Layer, Manifest
 from tqconvert.store.recipe import Parameter, Recipe, config_blob, recipe_blobs, recipe_of
 from tqconvert.store.source import refuse_unfit
@@ -73,12 +74,13 @@ class HubModel:
 
     @property
     def origin(self) -> Origin:
-        """Repository, commit and files."""
+        """Repository, commit and files, after `read`."""
         files = (*self._chosen.files, *((self._projector,) if self._projector else ()))
+        computed = {file.path: digest for digest, file in self._files.items()}
         return Origin(
             f"{HOST}/{self._listing.repository}",
             self._listing.commit,
-            tuple((f.path, f.digest.hex if f.digest else None, f.size) for f in files),
+            tuple((f.path, (f.digest or computed[f.path]).hex, f.size) for f in files),
         )
 
     def source_of(self, digest: Digest) -> Endpoint:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -313,6 +315,19 @@ def test_a_file_is_found_from_the_lock_files_folder(
     assert str(digest_bytes(MODEL)) in err
     (project / "m.gguf").unlink()
     assert run_cli("pull", "--locked", "--lock-file", lock)[0] == 5
+
+
+def test_a_file_whose_name_is_no_text(store) -> None:
+    """A lock file cannot hold it: usage, before anything is installed; the documents can."""
+    path = Path(os.fsdecode(b"m\xff.gguf"))
+    path.write_bytes(MODEL)
+    command = [sys.executable, "-m", "tqconvert", "pull", path, "--as", "mine"]
+    done = subprocess.run([*command, "--lock"], capture_output=True, check=False)
+    assert (done.returncode, b"no UTF-8" in done.stderr) == (2, True)
+    assert not store.root.exists()
+    options = ["--attest", "a.json", "--bom", "b.json"]
+    assert subprocess.run([*command, *options], capture_output=True, check=False).returncode == 0
+    assert json.loads(Path("a.json").read_text())["subject"]
 
 
 def test_all_are_checked_before_the_first_is_fetched(

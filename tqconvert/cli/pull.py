@@ -117,7 +117,7 @@ def pull(
     not known, 6 the name is taken, 9 disk, 11 network, 12 refused by the server,
     130 interrupted.
     """  # noqa: D301 - \b keeps Typer from joining lines
-    from tqconvert.provenance.locked import prepare_all
+    from tqconvert.provenance.locked import prepare_all, require_lockable
     from tqconvert.provenance.records import Records
     from tqconvert.pull.job import PullRequest, prepare
     from tqconvert.pull.plan import Wish
@@ -150,6 +150,8 @@ def pull(
         )
     else:
         jobs = [prepare(request, at, progress)]
+        if lock:
+            require_lockable(jobs[0], lock_file)
     why = (f"locked in {lock_file}",) if locked else None
     if dry_run:
         _show(out, [_dry_run(job, why) for job in jobs], {}, many=name is None)

@@ -171,6 +171,15 @@ def _other_tool(entry: LockedModel) -> LockDiffersError:
     )
 
 
+def require_lockable(job: Job, lock: Path) -> None:
+    """Raise UsageError for a file whose name is no text, before it is pulled."""
+    name = _name_of(job.plan.name, lock)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{name}: its name is no UTF-8, which a lock file must be") from None
+
+
 def entry_of(result: PullResult, lock: Path) -> LockedModel:
     """The entry of a model that was pulled."""
     plan = result.plan

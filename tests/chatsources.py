@@ -21,10 +21,11 @@ from tqconvert.modelfile.chat import chat_digest
 _ENV = dict(os.environ)
 SDIST = "0.3.36"
 WHEELS = {
+    "trl-1.16.0-py3-none-any.whl": "c4726e139dd40e1a41661511c639c8a68416782b2e3e8c0befebd77bb7ba0396",
     "xinference-4.1.0-py3-none-any.whl": "40dd71d79e85a86f85c0d8b435fe51111fcf2c09227350d4a452229709528f2d",
     "unsloth-2026.10.9-py3-none-any.whl": "feb40b99bc4f8c543a36cbd0fe6e1410d6e4ac16bd4d0c731f607adce3d63bb0",
 }
-"""Wheels -> their sha256. One serves models with these templates, the other writes them into the GGUFs it makes."""
+"""Wheels -> their sha256. They know models by these templates, serve them with these, or write these into new ones."""
 _TREE = f"llama_cpp_python-{SDIST}/vendor/llama.cpp/"
 _CASES = f"{_TREE}tests/test-chat-template.cpp"
 _LITERAL = re.compile(
@@ -60,16 +61,10 @@ def published() -> dict[str, tuple[str, str]]:
         digest = chat_digest(text)
         if digest not in found or label in _BETTER_KNOWN:
             found[digest] = (label, text)
-    # Two that no package has as they are published, made from what differs by one line.
     # SmolLM2's differs in its default system message alone (HuggingFaceTB/SmolLM2-1.7B-Instruct, 31b70e2e869a).
     chatml = next(t for _, t in found.values() if _DEFAULT in t and len(t) == 328)
     smollm2 = chatml.replace(_DEFAULT, _SMOLLM2)
     found[chat_digest(smollm2)] = ("SmolLM2-1.7B-Instruct", smollm2)
-    # Llama 3's asks whether the answer is to begin (template/index.json of Ollama has it).
-    shown = next(t for label, t in found.values() if label == "Llama-3")
-    start = shown.rindex("{{ '<|start_header_id|>assistant")
-    llama3 = f"{shown[:start]}{{% if add_generation_prompt %}}{shown[start:]}{{% endif %}}"
-    found[chat_digest(llama3)] = ("Meta-Llama-3-8B-Instruct", llama3)
     return found
 
 
@@ -100,7 +95,15 @@ def _wheels() -> Iterator[tuple[str, str]]:
             path = Path(folder) / name
             assert hashlib.sha256(path.read_bytes()).hexdigest() == sha256
             with zipfile.ZipFile(path) as wheel:
-                yield from (_xinference if project == "xinference" else _unsloth)(wheel)
+                yield from {"trl": _trl, "xinference": _xinference, "unsloth": _unsloth}[project](
+                    wheel
+                )
+
+
+def _trl(wheel: zipfile.ZipFile) -> Iterator[tuple[str, str]]:
+    for name in sorted(wheel.namelist()):
+        if name.endswith(".jinja"):
+            yield f"trl {Path(name).stem}", wheel.read(name).decode()
 
 
 def _xinference(wheel: zipfile.ZipFile) -> Iterator[tuple[str, str]]:

@@ -38,6 +38,12 @@ def test_install_without_extras(tmp_path: Path) -> None:
     }
     assert len(locks) == 25
     assert locks <= set(names)
+    chat = {
+        f"tqconvert/{p.relative_to(ROOT / 'tqconvert')}"
+        for p in ROOT.glob("tqconvert/modelfile/templates/*")
+    }
+    assert len(chat) > 20
+    assert chat <= set(names)
     kernels = {f"tqconvert/ollama_patches/metal/{p.name}" for p in (ROOT / "metal").iterdir()}
     assert kernels
     assert kernels <= set(names)

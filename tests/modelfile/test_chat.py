@@ -11,6 +11,7 @@ import chatproof
 import pytest
 from chatjinja import BOS, render_jinja
 from chats import CHATS, KINDS, Chat, bot, system, user
+from chatsources import published
 
 from tqconvert.modelfile.chat import (
     CHAT_FORMATS,
@@ -27,6 +28,7 @@ from tqconvert.modelfile.render import quote
 
 RENDER = Path(__file__).parents[1] / "golden" / "modelfile" / "render.json"
 GOLDEN = json.loads(RENDER.read_text(encoding="utf-8"))
+pytestmark = pytest.mark.xdist_group("chat-templates")  # fetched once
 each_format = pytest.mark.parametrize("chat", CHAT_FORMATS, ids=lambda f: f.name)
 
 
@@ -67,6 +69,13 @@ def test_docs_and_proofs_are_what_the_proof_says():
     assert chatproof.page() == chatproof.PAGE.read_text(encoding="utf-8")
     kept = json.loads(chatproof.PROOFS.read_text(encoding="utf-8"))
     assert chatproof.proved() == kept
+
+
+@each_format
+def test_the_published_chat_template_leads_to_the_format(chat):
+    """The digests are those of the texts that were compared."""
+    for digest in chat.proofs:
+        assert chat_format_of(published()[digest][1] + "\n") is chat
 
 
 @pytest.mark.usefixtures("go")

@@ -267,20 +267,34 @@ def test_a_format_with_another_end_of_text_is_left_out(tmp_path, monkeypatch):
     assert bare(tmp_path, keys | {"tokenizer.ggml.eos_token_id": 1}).of("template")
     other = bare(tmp_path, keys | {"tokenizer.ggml.eos_token_id": 2})
     assert other.of("template") == ()
-    assert other.trailing[0] == (
-        "not certain: TEMPLATE: mistral ends an answer with </s>, the file with <eos>; "
-        "--template mistral takes it"
+    assert other.trailing[:2] == (
+        "not certain: TEMPLATE: mistral ends an answer with </s>, the file with <eos>",
+        "TEMPLATE: left out; --template mistral takes it",
     )
+    asked = bare(
+        tmp_path, keys | {"tokenizer.ggml.eos_token_id": 2}, chat=chat_format_named("mistral")
+    )
+    assert asked.of("template")
+    assert asked.trailing[0] == other.trailing[0]
     for index in (3, None):
         more = {} if index is None else {"tokenizer.ggml.eos_token_id": index}
         assert "a token that it does not name" in bare(tmp_path, keys | more).trailing[0]
+
+
+def test_a_bos_that_nobody_adds_is_said(tmp_path, monkeypatch):
+    """Templates leave BOS to the runtime, which goes by the file."""
+    keys = known(monkeypatch, "gemma", "{{ bos_token }}{{ toy }}")
+    for adds, said in ((False, True), (True, False)):
+        m = bare(tmp_path, keys | {"tokenizer.ggml.add_bos_token": adds})
+        assert any("not certain: BOS" in note for note in m.trailing) is said
 
 
 def test_marks_of_a_format_are_a_hint_and_no_more(tmp_path):
     """An unknown chat template with gemma's marks gets no TEMPLATE, and the name to ask for."""
     m = bare(tmp_path, LLAMA | {"tokenizer.chat_template": "<start_of_turn>{{ x }}"})
     assert m.of("template") == ()
-    assert m.trailing[0].endswith("its marks are those of gemma; --template names one")
+    assert m.trailing[0].endswith("was not compared with one of ours; --template names one")
+    assert m.trailing[1] == "TEMPLATE: its marks are those of gemma"
 
 
 def test_a_template_that_is_asked_for_is_marked_as_not_compared(tmp_path):

@@ -105,14 +105,14 @@ CHAT_FORMATS: tuple[ChatFormat, ...] = (
         (("system", "You are a helpful assistant."), ("call", f"{{{_CALL}}}")),
     ),
     ChatFormat(
-        "qwen3", (*_TOOLS, "_lines", "qwen3"), ("<|im_end|>",), "<|im_start|>",
+        "qwen3", (*_TOOLS, "_lines", "_qwen3-system", "qwen3"), ("<|im_end|>",), "<|im_start|>",
         (("start", ""), ("unthinking", "<think>\n\n</think>\n\n")),
     ),
     ChatFormat(
-        "qwen3-instruct", (*_TOOLS, "_lines", "qwen3"), ("<|im_end|>",), "<|im_start|>", (("start", ""), ("unthinking", "")),
+        "qwen3-instruct", (*_TOOLS, "_qwen3-system", "qwen3-instruct"), ("<|im_end|>",), "<|im_start|>",
     ),
     ChatFormat(
-        "qwen3-thinking", (*_TOOLS, "_lines", "qwen3"), ("<|im_end|>",), "<|im_start|>",
+        "qwen3-thinking", (*_TOOLS, "_lines", "_qwen3-system", "qwen3"), ("<|im_end|>",), "<|im_start|>",
         (("start", "<think>\n"), ("unthinking", "")),
     ),
     ChatFormat(

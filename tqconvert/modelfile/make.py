@@ -12,18 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqconvert.errors import NotFoundError, UsageError
+from tqconvert.errors import UsageError
 from tqconvert.gguf.header import Header
 from tqconvert.modelfile import names
-from tqconvert.modelfile.chat import (
-    ChatFormat,
-    chat_digest,
-    chat_format_of,
-    chat_formats_like,
-    in_short,
-)
+from tqconvert.modelfile.chat import ChatFormat
+from tqconvert.modelfile.chatlines import add_template
 from tqconvert.modelfile.draft import Draft, one_line
-from tqconvert.modelfile.families import CANDIDATES, Family, family_of
+from tqconvert.modelfile.families import Family, family_of
 from tqconvert.modelfile.own import OwnLayers, blob_reader, read_own
 from tqconvert.modelfile.parse import Modelfile
 from tqconvert.models import looks_like_path
@@ -109,7 +104,7 @@ def from_gguf(
     if family is not None:
         _add_family(draft, header, family)
     else:
-        _add_template(draft, header, chat)
+        add_template(draft, header, chat)
     _add_sampling(draft, header)
     if num_ctx is not None:
         draft.add("parameter", str(num_ctx[0]), f"num_ctx: {num_ctx[1]}", key="num_ctx")
@@ -215,58 +210,6 @@ def _add_family(draft: Draft, header: Header, family: Family) -> None:
         draft.note(f"not certain: reported, unverified: {family.reporter}:")
         for key, value in family.reported:
             draft.note(f"PARAMETER {key} {value}")
-
-
-def _add_template(draft: Draft, header: Header, chat: ChatFormat | None) -> None:
-    """TEMPLATE as asked for, or by the digest of the file's own chat template."""
-    if header.architecture in CANDIDATES:
-        draft.note(f"not certain: {CANDIDATES[header.architecture]}")
-    own = header.text("tokenizer.chat_template")
-    found = chat or (chat_format_of(own) if own is not None else None)
-    if found is not None and chat is None and found.eos and (eos := _eos(header)) != found.eos:
-        draft.note(f"not certain: TEMPLATE: {found.name} ends an answer with {found.eos}, the file with "
-                   f"{eos or 'a token that it does not name'}; --template {found.name} takes it")  # fmt: skip
-    elif found is not None:
-        draft.add("template", found.template, f"TEMPLATE: {_why(found, own)}")
-        for stop in found.stop:
-            draft.add("parameter", stop, "stop: the end of a turn in this chat format", key="stop")
-    elif own is None:
-        draft.note("TEMPLATE: none: the file has no chat template, as base models have none")
-    else:
-        like = ", ".join(chat_formats_like(own))
-        hint = f"its marks are those of {like}; " if like else ""
-        draft.note(f"not certain: TEMPLATE: the file's chat template (sha256 {chat_digest(own)[:12]}) "
-                   f"was not compared with one of ours; {hint}--template names one")  # fmt: skip
-        draft.note(
-            "Ollama 0.30 and later uses the file's own; older ones know some (template/index.json)"
-        )
-
-
-def _eos(header: Header) -> str | None:
-    """The file's end-of-text token, None where it names none."""
-    index = header.integer("tokenizer.ggml.eos_token_id")
-    try:
-        tokens = header.read("tokenizer.ggml.tokens")
-    except NotFoundError:
-        return None
-    if index is None or not isinstance(tokens, tuple) or not 0 <= index < len(tokens):
-        return None
-    token = tokens[index]
-    return token.decode("utf-8", "replace") if isinstance(token, bytes) else str(token)
-
-
-def _why(chat: ChatFormat, own: str | None) -> str:
-    """Where a TEMPLATE comes from, and how certain it is."""
-    if own is None:
-        return (
-            f"{chat.name}, asked for by --template, not compared with a chat template of the file"
-        )
-    digest = chat_digest(own)
-    if digest not in chat.proofs:
-        return f"{chat.name}, asked for by --template, not compared with the file's own ({digest[:12]})"
-    differs = ", ".join(in_short(chat.proofs[digest]))
-    but = f"; not certain: {differs} (docs/templates.md)" if differs else ""
-    return f"{chat.name}, proven equal to the file's chat template{but}"
 
 
 def _add_sampling(draft: Draft, header: Header) -> None:

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: help setup olah demo runtime metal-check runtime-test test lint docs docs-check bench golden clean
+.PHONY: help setup olah demo runtime metal-check runtime-test test lint docs docs-check templates bench golden clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile | expand -t 12
@@ -53,6 +53,9 @@ docs: $(VENV)/.ready  ## write the generated pages of docs/ anew
 
 docs-check: $(VENV)/.ready  ## fail if the generated pages are stale
 	$(BIN)/python docs/generate.py --check
+
+templates: $(VENV)/.ready  ## prove the chat templates anew; write docs/templates.md
+	$(BIN)/python tests/chatproof.py
 
 bench: $(VENV)/.ready  ## measure against the peers; one table
 	$(BIN)/python -m tests.benchmarks

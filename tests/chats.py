@@ -121,6 +121,30 @@ KEYS = {
     },
 }
 EMPTY = CLOCK | {"function": CLOCK["function"] | {"parameters": {"type": "object", "properties": {}, "required": []}}}  # fmt: skip
+TYPES = tool(
+    "note",
+    "Note a thing",
+    {
+        "at": {"type": ["string", "null"], "description": "When"},
+        "n": {"type": ["integer", "number"]},
+    },
+)
+EITHER = tool(
+    "keep",
+    "Keep it",
+    {
+        "x": {
+            "anyOf": [{"type": "string"}, {"type": "integer", "enum": [1, 2]}],
+            "description": "It",
+        }
+    },
+    ["x"],
+)
+LISTED = tool(
+    "buy",
+    "Buy things",
+    {"what": {"type": "array", "items": {"type": "object", "properties": {"n": text("Name")}}}},
+)
 UNPRINTED = tool("space", "No-break\u00a0space, zero\u200bwidth", {"s": text("\u2028")})
 NESTED = tool(
     "book",
@@ -216,7 +240,10 @@ def _tools(b: _Book) -> None:
     b.put("tool markup", "in a tool", user("a"), tools=[MARKUP])
     b.put("tool markup", "in a call", user("a"), bot("", ("query", {"q": "a < b & c"})), result("<r>", "query"), tools=[MARKUP])  # fmt: skip
     b.put("parameter order", "keys", user("a"), tools=[KEYS])
+    b.put("type lists", "with null", user("a"), tools=[TYPES])
+    b.put("alternatives", "of two types", user("a"), tools=[EITHER])
     b.put("nested parameters", "object", user("a"), tools=[NESTED])
+    b.put("nested parameters", "list of objects", user("a"), tools=[LISTED])
     b.put("invisible in tools", "in a tool", user("a"), tools=[UNPRINTED])
     b.put("invisible in tools", "in a call", user("a"), bot("", ("f", {"a": "\u00a0\x7f"})), result("\u200b", "f"), tools=[WEATHER])  # fmt: skip
     b.put("numbers in calls", "of all sizes", user("a"), bot("", ("add", {"a": 3.0, "b": 2e-7, "c": 1e21, "d": 2**53 + 1})), result("1", "add"), tools=[ADD])  # fmt: skip

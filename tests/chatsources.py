@@ -88,7 +88,8 @@ def _wheels() -> Iterator[tuple[str, str]]:
         project, version = name.split("-")[:2]
         with tempfile.TemporaryDirectory() as folder:
             command = [
-                sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--disable-pip-version-check",
+                sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--ignore-requires-python",
+                "--disable-pip-version-check",
                 "-d", folder, f"{project}=={version}",
             ]  # fmt: skip
             subprocess.run(command, check=True, env=_ENV)

@@ -56,7 +56,7 @@ def _quoted(text: str) -> str:
 
 TOOL_KINDS = (
     "tools", "tool calls", "tool calls and text", "parallel calls", "parameter order", "tool markup",
-    "nested parameters", "invisible in tools", "numbers in calls", "thoughts and tools",
+    "type lists", "alternatives", "nested parameters", "invisible in tools", "numbers in calls", "thoughts and tools",
 )  # fmt: skip
 """Classes of conversations with tools."""
 

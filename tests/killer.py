@@ -20,7 +20,8 @@ from typing import Any
 from tqconvert import fs
 
 READERS = {
-    "can_clone", "can_insert", "free_bytes", "lock", "read_at", "read_into", "require_readable",
+    "Own", "alone", "can_clone", "can_insert", "expand_user", "free_bytes", "is_windows", "lock",
+    "open_fd", "read_at", "read_into", "remove_open", "replace_open", "require_readable",
     "storage_error", "unsupported", "write_lease", "written_elsewhere",
 }  # fmt: skip
 """Public functions of `tqconvert.fs` that change no file; all others are armed."""

@@ -55,3 +55,25 @@ def test_errors_of_the_disk_say_what_to_do() -> None:
     """ENOSPC and EACCES come with a next step."""
     assert "free space" in (fs.storage_error(OSError(28, "x"), "f").hint or "")
     assert "may write" in (fs.storage_error(OSError(13, "x"), "f").hint or "")
+
+
+def test_what_a_killed_write_left_is_written_over(tmp_path: Path) -> None:
+    """The temporary name of a file is always the same, so nothing is left after the next write."""
+    target = tmp_path / "f"
+    (tmp_path / fs._temporary_name(target)).write_bytes(b"torn, and longer than the new bytes")
+    fs.write_atomic(target, b"new")
+    assert target.read_bytes() == b"new"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_temporary_file_in_use_is_waited_for_and_not_removed(tmp_path: Path) -> None:
+    """Another process writes it: what sweeps leaves it alone, who needs it waits and then says so."""
+    temporary = tmp_path / "t"
+    with fs.alone(temporary) as own:
+        fs.write_at(own.fd, b"x", 0)
+        assert not fs.remove_idle(temporary)
+        with pytest.raises(BlockingIOError), fs.alone(temporary, timeout_s=0.05):
+            pass
+        assert temporary.read_bytes() == b"x"
+    assert fs.remove_idle(temporary)
+    assert list(tmp_path.iterdir()) == []

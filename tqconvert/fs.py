@@ -9,6 +9,7 @@ import errno
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ COPY_STEP = 16 << 20
 _FALLOC_FL_COLLAPSE_RANGE = 0x08  # linux/falloc.h
 _FALLOC_FL_INSERT_RANGE = 0x20
 _FICLONERANGE = 0x4020940D  # linux/fs.h
+_F_FULLFSYNC = 51  # sys/fcntl.h of macOS
 _UNSUPPORTED = {
     errno.EOPNOTSUPP,
     errno.ENOSYS,
@@ -27,6 +29,19 @@ _UNSUPPORTED = {
     errno.EXDEV,
     errno.EPERM,
 }
+_OPEN = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+"""For every file: not for programs that are started; on Windows bytes as they are, no line ends turned."""
+
+_SHARING = (5, 32, 33)
+"""Windows: access denied, sharing violation, lock violation. Virus scanners hold new files for a moment."""
+
+_LOCKED_BYTE = 1 << 43
+"""Windows locks bytes, and against reading too: one that no model reaches (8 TiB)."""
+
+
+def is_windows() -> bool:
+    """Whether this is Windows; asked at each use, so that tests can say so."""
+    return os.name == "nt"
 
 
 def unsupported(e: OSError) -> bool:
@@ -41,6 +56,8 @@ def storage_error(e: OSError, path: str | os.PathLike[str]) -> StorageError:
         hint = "free space on that disk and run the same command again"
     elif e.errno == errno.EFBIG:
         hint = "raise the file size limit (ulimit -f) or choose another file system"
+    elif getattr(e, "winerror", None) in _SHARING[1:]:
+        hint = "end the program that has it open (Ollama, llama-server) and run the command again"
     elif e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         hint = "choose a folder that you may write to"
     return StorageError(f"{os.fspath(path)}: {os.strerror(e.errno or 0)}", hint=hint)
@@ -74,6 +91,17 @@ def require_text(path: Path) -> None:
         raise UsageError(f"{path}: is a folder (expected a text file)")
 
 
+def _has_linux_fcntl() -> bool:
+    """Whether the calls of fcntl are there that Linux alone has."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        import fcntl  # noqa: F401 - a Python may be built without it
+    except ImportError:
+        return False
+    return True
+
+
 def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     if not sys.platform.startswith("linux"):
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
@@ -102,7 +130,7 @@ def collapse_range(fd: int, offset: int, length: int) -> None:
 
 def clone_range(src: int, dst: int, *, src_offset: int, dst_offset: int, length: int = 0) -> None:
     """Share `length` bytes (0: up to the end) of `src` with `dst`: xfs, btrfs. Raises OSError."""
-    if not sys.platform.startswith("linux"):
+    if not _has_linux_fcntl():
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
     import fcntl
     import struct
@@ -118,14 +146,16 @@ def clone_file(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> None
     if sys.platform == "darwin":
         import ctypes
 
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.clonefile(os.fsencode(src), os.fsencode(dst), 0):
-            number = ctypes.get_errno()
+        call = getattr(ctypes.CDLL(None, use_errno=True), "clonefile", None)
+        if call is None or call(os.fsencode(src), os.fsencode(dst), 0):
+            number = ctypes.get_errno() if call else errno.EOPNOTSUPP
             raise OSError(number, os.strerror(number))
         return
-    a = os.open(src, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    if not sys.platform.startswith("linux"):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    a = open_fd(src, os.O_RDONLY)
     try:
-        b = os.open(dst, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644)
+        b = open_fd(dst, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
             clone_range(a, b, src_offset=0, dst_offset=0)
         except OSError:
@@ -135,6 +165,11 @@ def clone_file(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> None
             os.close(b)
     finally:
         os.close(a)
+
+
+def open_fd(path: str | os.PathLike[str], flags: int, mode: int = 0o600) -> int:
+    """Descriptor of the file, for bytes, closed in programs that are started. Raises OSError."""
+    return os.open(path, flags | _OPEN, mode)
 
 
 _position = threading.Lock()
@@ -205,15 +240,29 @@ def shift_down(fd: int, offset: int, length: int) -> None:
 
 
 def sync(fd: int) -> None:
-    """Put the file's bytes on the disk."""
-    os.fsync(fd)
+    """Put the file's bytes on the disk.
+
+    On a Mac fsync ends in the drive's cache; F_FULLFSYNC does not (fsync(2), not run there). Windows
+    refuses descriptors that are for reading: what those show is another's to put on the disk.
+    """
+    if sys.platform == "darwin":
+        with suppress(OSError, ImportError):  # file systems that lack it, such as SMB
+            import fcntl
+
+            fcntl.fcntl(fd, getattr(fcntl, "F_FULLFSYNC", _F_FULLFSYNC))
+            return
+    try:
+        os.fsync(fd)
+    except OSError as e:
+        if not (is_windows() and e.errno in (errno.EBADF, errno.EACCES)):
+            raise
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:
     """Put the folder's names on the disk; a no-op where folders cannot be opened (Windows)."""
-    if os.name == "nt":
+    if is_windows():
         return
-    fd = os.open(folder, os.O_RDONLY)
+    fd = open_fd(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:
@@ -222,13 +271,26 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 
 def replace(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> None:
     """Give `src` the name `dst`, atomically, and put the names on the disk."""
-    os.replace(src, dst)
+    _replace(src, dst)
     sync_folder(os.path.dirname(os.path.abspath(dst)))
 
 
 def rename(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> None:
     """Give `src` the name `dst`, atomically; for many files whose operation is on record."""
-    os.replace(src, dst)
+    _replace(src, dst)
+
+
+def _replace(src: str | os.PathLike[str], dst: str | os.PathLike[str], tries: int = 20) -> None:
+    """os.replace; again for two seconds where Windows says that somebody has the file open."""
+    for left in range(tries, -1, -1):
+        try:
+            os.replace(src, dst)
+        except PermissionError as e:
+            if not left or getattr(e, "winerror", None) not in _SHARING:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 def make_folders(folder: str | os.PathLike[str]) -> None:
@@ -244,7 +306,7 @@ def remove_folder(folder: str | os.PathLike[str]) -> None:
 
 def write_new(path: str | os.PathLike[str], data: bytes, mode: int) -> None:
     """Write a file that must not be there yet, with permission bits as the umask leaves them."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    fd = open_fd(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         write_at(fd, data, 0)
     finally:
@@ -274,23 +336,26 @@ def write_atomic(
     `temporary_in` is another folder of the same file system, for folders that other programs list.
     Raises StorageError; then the old file is as it was.
     """
-    import tempfile
-
     folder = temporary_in or os.path.dirname(os.path.abspath(path))
+    temporary = os.path.join(folder, _temporary_name(path))
     try:
-        fd, temporary = tempfile.mkstemp(dir=folder, prefix=".tqconvert-", suffix=".tmp")
-        try:
-            with os.fdopen(fd, "wb") as f:
-                f.write(data)
-                f.flush()
-                sync(f.fileno())
-            os.chmod(temporary, 0o644)
-            replace(temporary, path)
-        except BaseException:
-            remove(temporary)
-            raise
+        with alone(temporary, timeout_s=10.0) as own:
+            os.ftruncate(own.fd, 0)
+            write_at(own.fd, data, 0)
+            sync(own.fd)
+            if hasattr(os, "fchmod"):
+                os.fchmod(own.fd, 0o644)
+            replace_open(own, temporary, path)
     except OSError as e:
         raise storage_error(e, path) from e
+
+
+def _temporary_name(path: str | os.PathLike[str]) -> str:
+    """Always the same for a path, so that the next run writes over what a killed one left."""
+    import hashlib
+
+    digest = hashlib.sha256(os.fsencode(os.path.abspath(path))).hexdigest()
+    return f".tqconvert-{digest[:16]}.tmp"
 
 
 def allocate(fd: int, length: int) -> None:
@@ -348,7 +413,7 @@ def written_elsewhere(fd: int) -> bool:
 
     A read lease is refused while there is a writer. Source: fcntl(2), F_SETLEASE.
     """
-    if not sys.platform.startswith("linux"):
+    if not _has_linux_fcntl():
         return False
     import fcntl
     import signal
@@ -369,12 +434,15 @@ def truncate(fd: int, length: int) -> None:
 
 
 def set_mode(fd: int, mode: int) -> None:
-    """Give the file the permission bits `mode`."""
-    os.fchmod(fd, mode)
+    """Give the file the permission bits `mode`; nothing where an open file has none (Windows)."""
+    if hasattr(os, "fchmod"):
+        os.fchmod(fd, mode)
 
 
 def can_insert(folder: str | os.PathLike[str], length: int) -> bool:
     """Whether files in `folder` can grow at their start by `length` bytes, tried on a nameless one."""
+    if not sys.platform.startswith("linux"):
+        return False
     try:
         with _nameless(folder) as fd:
             os.ftruncate(fd, 2 * length)
@@ -386,6 +454,8 @@ def can_insert(folder: str | os.PathLike[str], length: int) -> bool:
 
 def can_clone(folder: str | os.PathLike[str]) -> bool:
     """Whether files in `folder` can share data, tried on nameless ones."""
+    if not sys.platform.startswith("linux"):
+        return False
     try:
         with _nameless(folder) as a, _nameless(folder) as b:
             os.ftruncate(a, 4096)
@@ -412,17 +482,113 @@ def _nameless(folder: str | os.PathLike[str]) -> Iterator[int]:
 
 
 def lock(fd: int) -> bool:
-    """Take the file's lock for this process (flock); False where such locks do not exist.
+    """Take the file's lock for this process; False where such locks do not exist.
 
-    Raises BlockingIOError if another process has it. It ends when `fd` is closed.
+    flock, or a byte far behind the file's end on Windows (not run there). Raises BlockingIOError if
+    another process has it. It ends when `fd` is closed.
     """
-    import fcntl
-
+    try:
+        import fcntl
+    except ImportError:
+        return _lock_byte(fd)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
     except OSError:
+        return False
+    return True
+
+
+def _lock_byte(fd: int) -> bool:
+    try:
+        import msvcrt
+    except ImportError:
+        return False
+    locking, mode = getattr(msvcrt, "locking"), getattr(msvcrt, "LK_NBLCK")  # noqa: B009 - Windows
+    with _position:
+        before = os.lseek(fd, 0, os.SEEK_CUR)
+        try:
+            os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
+            locking(fd, mode, 1)
+        except OSError as e:
+            if e.errno in (errno.EACCES, errno.EDEADLK):
+                raise BlockingIOError(errno.EAGAIN, "locked by another process") from None
+            return False
+        finally:
+            os.lseek(fd, before, os.SEEK_SET)
+    return True
+
+
+class Own:
+    """An open temporary file that no other process has meanwhile; closed once."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def close(self) -> None:
+        """Close it, and end its lock."""
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
+
+
+@contextmanager
+def alone(path: str | os.PathLike[str], *, timeout_s: float = 0.0) -> Iterator[Own]:
+    """The temporary file `path`, made if missing, for this process alone; gone after an error.
+
+    What a killed process left in it is there. Raises BlockingIOError where another process has it for
+    longer than `timeout_s`, OSError.
+    """
+    own = Own(_open_alone(path, time.monotonic() + timeout_s))
+    try:
+        try:
+            yield own
+        except BaseException:
+            remove_open(own, path)
+            raise
+    finally:
+        own.close()
+
+
+def _open_alone(path: str | os.PathLike[str], until: float) -> int:
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    while True:
+        fd = open_fd(path, flags)
+        try:
+            lock(fd)
+        except BlockingIOError:
+            os.close(fd)
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.01)
+            continue
+        # Between open and lock the other process may have given the file its name, or removed it.
+        if os.path.lexists(path) and os.path.samestat(os.fstat(fd), os.lstat(path)):
+            return fd
+        os.close(fd)
+
+
+def replace_open(own: Own, src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> None:
+    """`replace` for an open file; Windows gives open files no other name, so there it is closed first."""
+    if is_windows():
+        own.close()
+    replace(src, dst)
+
+
+def remove_open(own: Own, path: str | os.PathLike[str]) -> None:
+    """`remove` for an open file; Windows keeps the names of open files, so there it is closed first."""
+    if is_windows():
+        own.close()
+    remove(path)
+
+
+def remove_idle(path: str | os.PathLike[str]) -> bool:
+    """Remove a temporary file that a killed process left; False if a process has it."""
+    try:
+        with alone(path) as own:
+            remove_open(own, path)
+    except BlockingIOError:
         return False
     return True
 
@@ -434,7 +600,7 @@ def write_lease(fd: int) -> Iterator[bool]:
     Yields False where leases do not exist (not Linux, network file systems, not the owner).
     Raises BlockingIOError if the file is open elsewhere. Source: fcntl(2), F_SETLEASE.
     """
-    if not sys.platform.startswith("linux"):
+    if not _has_linux_fcntl():
         yield False
         return
     import fcntl

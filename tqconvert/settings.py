@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tqconvert.errors import ConfigError
-from tqconvert.fs import expand_user
+from tqconvert.fs import expand_user, is_windows
 
 PROJECT_FILE = "tqconvert.toml"
 
@@ -115,7 +115,9 @@ def user_file(env: Mapping[str, str]) -> Path:
 
 def load_settings(env: Mapping[str, str], cwd: Path) -> Settings:
     """Settings for this environment and working folder. Raises ConfigError."""
-    home = Path(env.get("HOME") or env.get("USERPROFILE") or Path.home())
+    # As Go's os.UserHomeDir, by which Ollama finds its store: Git's shells set HOME on Windows too.
+    variables = ("USERPROFILE", "HOME") if is_windows() else ("HOME", "USERPROFILE")
+    home = Path(env.get(variables[0]) or env.get(variables[1]) or Path.home())
     values: dict[str, Any] = {"store": default_store(home), "docker_config": home / ".docker"}
     origins = dict.fromkeys(_KINDS, "default")
     for path in (user_file(env), cwd / PROJECT_FILE):

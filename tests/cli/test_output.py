@@ -96,3 +96,20 @@ def test_types_are_counted() -> None:
     """One name for all layers, or how many layers have which."""
     assert types_text("q8_0") == "q8_0"
     assert types_text(("q8_0", "f16", "q8_0")) == "q8_0 x2 + f16 x1"
+
+
+def test_what_a_terminal_would_obey_is_not_printed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names in files of strangers reach people as text: errors always, results on a terminal."""
+    name = "a\x1b[2J\x9b\u202eb\tc\udcff"
+    print_error(NotFoundError(name, hint=name), as_json=False)
+    MODES["human"].warn(name)
+    MODES["human"].result({}, name)
+    captured = capsys.readouterr()
+    shown = "a?[2J???b\tc\udcff".replace("???", "??")
+    assert captured.err == f"error: {shown}\n  hint: {shown}\nwarning: {shown}\n"
+    assert captured.out == name + "\n"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    MODES["human"].result({}, name)
+    assert capsys.readouterr().out == shown + "\n"

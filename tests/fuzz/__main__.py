@@ -79,6 +79,8 @@ def _single(target: Target, case: Case, number: int) -> int:
 def _say(report: Report) -> None:
     rate = report.count / max(report.seconds, 1e-9)
     line = f"{report.count} inputs, {rate:.0f}/s, {len(report.failures)} failures"
+    if report.failures:
+        line += f", the last: input {report.failures[-1].number}, {report.failures[-1].signature}"
     print(line, file=sys.stderr, flush=True)
 
 
@@ -145,5 +147,6 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     os.umask(0o022)
+    sys.stdout.reconfigure(errors="backslashreplace")  # what failed is quoted
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.exit(main(sys.argv[1:]))

@@ -163,7 +163,6 @@ def typed(use: Callable[..., object], *args: object) -> None:
         use(*args)
     except TqError as e:
         assert e.message
-        str(e.message).encode("utf-8", "surrogateescape")
 
 
 def check_bounds(header: Header) -> None:

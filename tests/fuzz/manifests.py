@@ -1,6 +1,7 @@
 """Manifests and configs of registries and stores, names, digests, and what stands in headers of answers."""
 
 import contextlib
+import copy
 import json
 import os
 import random
@@ -194,6 +195,11 @@ def _own(store: Store, name: ModelName) -> None:
     read_own(store.require_manifest(name), blob_reader(store))
 
 
+def _word(rng: random.Random) -> Any:
+    """A copy: what is put into a tree may be changed there."""
+    return copy.deepcopy(rng.choice(WORDS))
+
+
 def _config(rng: random.Random) -> str:
     value: Any = {
         "model_format": "gguf",
@@ -203,8 +209,8 @@ def _config(rng: random.Random) -> str:
         "requires": "0.1",
     }
     if rng.random() < 0.5:
-        value[rng.choice([*value])] = rng.choice(WORDS)
-    return json.dumps(rng.choice(WORDS) if rng.random() < 0.1 else value)
+        value[rng.choice([*value])] = _word(rng)
+    return json.dumps(_word(rng) if rng.random() < 0.1 else value)
 
 
 def _manifest(model: bytes, blobs: list[str]) -> dict[str, Any]:
@@ -240,10 +246,10 @@ def _change(value: Any, rng: random.Random) -> None:
             del place[key]
         elif kind == 1 and isinstance(place, dict):
             place[rng.choice(("annotations", "urls", "layers", "manifests", "size", "\ud800"))] = (
-                rng.choice(WORDS)
+                _word(rng)
             )
         elif kind == 2 and isinstance(place, list):
-            place.append(place[key])
+            place.append(copy.deepcopy(place[key]))
         else:
-            place[key] = rng.choice(WORDS)
+            place[key] = _word(rng)
         return

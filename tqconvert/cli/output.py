@@ -73,15 +73,27 @@ def _to_json(document: Mapping[str, Any]) -> str:
     return text
 
 
+def visible(text: str) -> str:
+    """The text with ? for what a terminal would obey: names in strangers' files may hold anything.
+
+    Line breaks, tabs and the bytes of file names that are no text stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in "\n\t" or "\udc80" <= c <= "\udcff" else "?" for c in text
+    )
+
+
 def print_error(e: TqError, *, as_json: bool) -> None:
     """Print the error and its hint in the mode of the command."""
     if as_json:
         error = {"kind": e.kind, "message": e.message, "hint": e.hint}
         print(_to_json({"schema": "tqconvert.error/1", "error": error}))
         return
-    print(f"error: {e.message}", file=sys.stderr)
+    print(f"error: {visible(e.message)}", file=sys.stderr)
     if e.hint:
-        print(f"  hint: {e.hint}", file=sys.stderr)
+        print(f"  hint: {visible(e.hint)}", file=sys.stderr)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +115,17 @@ class Output:
             for line in (quiet,) if isinstance(quiet, str) else quiet:
                 print(line)
         elif text:
-            print(text)
+            print(visible(text) if sys.stdout.isatty() else text)
 
     def note(self, text: str) -> None:
         """Print a remark for people, on stderr; that nobody reads it ends no command."""
         if not self.json and not self.quiet:
             with suppress(BrokenPipeError):
-                print(text, file=sys.stderr)
+                print(visible(text), file=sys.stderr)
 
     def warn(self, text: str) -> None:
         """Print a warning on stderr, in every mode."""
-        print(f"warning: {text}", file=sys.stderr)
+        print(f"warning: {visible(text)}", file=sys.stderr)
 
     def progress(self) -> Progress:
         """Progress for this command's mode."""

@@ -47,7 +47,8 @@ def write_beside(
     runs before the new file gets its name. Both may raise. Raises StorageError, LockedError; then
     `target` is as it was.
     """
-    with locked_temporary(target) as (fd, temporary):
+    with locked_temporary(target) as (own, temporary):
+        fd = own.fd
         fs.truncate(fd, 0)  # a killed run may have left bytes
         method: Literal["reflink", "copy"] = "reflink"
         if not _clone(content, fd):
@@ -64,7 +65,7 @@ def write_beside(
         fs.set_mode(fd, mode)
         fs.sync(fd)
         check()
-        fs.replace(temporary, target)
+        fs.replace_open(own, temporary, target)
     return method
 
 
@@ -75,43 +76,22 @@ def remove_leftover(target: Path) -> bool:
     """
     if not os.path.lexists(temporary_for(target)):
         return False
-    with locked_temporary(target) as (_, temporary):
-        fs.remove(temporary)
+    with locked_temporary(target) as (own, temporary):
+        fs.remove_open(own, temporary)
     return True
 
 
 @contextmanager
-def locked_temporary(target: Path) -> Iterator[tuple[int, Path]]:
-    """The temporary file of `target`, open and locked; gone after an error, else it has got its name.
-
-    Raises LockedError if another process has it.
-    """
+def locked_temporary(target: Path) -> Iterator[tuple[fs.Own, Path]]:
+    """The temporary file of `target`, open and locked; gone after an error. Raises LockedError."""
     path = temporary_for(target)
-    fd = _open_locked(path)
     try:
-        try:
-            yield fd, path
-        except BaseException:
-            fs.remove(path)
-            raise
-    finally:
-        os.close(fd)
-
-
-def _open_locked(path: Path) -> int:
-    busy = LockedError(f"{path}: another tqconvert writes it", hint="run the command again later")
-    for _ in range(3):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            fs.lock(fd)
-        except BlockingIOError:
-            os.close(fd)
-            raise busy from None
-        # Between open and lock the other process may have given the file its name.
-        if os.path.lexists(path) and os.path.samestat(os.fstat(fd), os.lstat(path)):
-            return fd
-        os.close(fd)
-    raise busy
+        with fs.alone(path) as own:
+            yield own, path
+    except BlockingIOError:
+        raise LockedError(
+            f"{path}: another tqconvert writes it", hint="run the command again later"
+        ) from None
 
 
 def _clone(content: Content, fd: int) -> bool:

@@ -9,7 +9,7 @@ which the next `tag` overwrites and `untag` and `recover` take out.
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -126,13 +126,19 @@ def _insert(fd: int, page: bytes) -> bool:
 
 def _write_new(plan: TagPlan, progress: Progress, *, lease: bool | None) -> TagResult:
     found = plan.found
-    with _opened(found.path, os.O_RDONLY) as fd:
-        found.check_unchanged(fd)
-        content = Content(plan.page, fd, found.start, found.stamp.size - found.start)
-        mode = os.fstat(fd).st_mode & 0o777
+    with closing(fs.Own(fs.open_fd(found.path, os.O_RDONLY))) as source:
+        found.check_unchanged(source.fd)
+        content = Content(plan.page, source.fd, found.start, found.stamp.size - found.start)
+        mode = os.fstat(source.fd).st_mode & 0o777
+
+        def check() -> None:
+            found.check_unchanged(source.fd)
+            if fs.is_windows():  # an open file cannot be replaced there
+                source.close()
+
         method = write_beside(
             content, plan.target, mode=mode if plan.in_place else mode | 0o200,
-            progress=progress, check=lambda: found.check_unchanged(fd),
+            progress=progress, check=check,
         )  # fmt: skip
     written = content.size if method == "copy" else len(plan.page)
     return TagResult(method, plan.target, written, lease)
@@ -140,7 +146,7 @@ def _write_new(plan: TagPlan, progress: Progress, *, lease: bool | None) -> TagR
 
 @contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
-    fd = os.open(path, flags | os.O_CLOEXEC)
+    fd = fs.open_fd(path, flags)
     try:
         yield fd
     finally:

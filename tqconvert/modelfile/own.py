@@ -62,17 +62,17 @@ def blob_reader(store: Store) -> Callable[[Layer], bytes]:
         path = store.blob(layer.digest)
         if layer.size > MAX_BYTES:
             raise BadManifestError(
-                f"{path}: {layer.kind} of {layer.size} bytes (limit {MAX_BYTES})"
+                f"{path}: {layer.label} of {layer.size} bytes (limit {MAX_BYTES})"
             )
         try:
             with path.open("rb") as f:
                 data = f.read(MAX_BYTES + 1)
         except FileNotFoundError:
-            raise NotFoundError(f"{path}: no such blob ({layer.kind})") from None
+            raise NotFoundError(f"{path}: no such blob ({layer.label})") from None
         except OSError as e:
             raise storage_error(e, path) from e
         if digest_bytes(data) != layer.digest:
-            raise DigestMismatchError(f"{path}: its bytes have another digest ({layer.kind})")
+            raise DigestMismatchError(f"{path}: its bytes have another digest ({layer.label})")
         return data
 
     return read

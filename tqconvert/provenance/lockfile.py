@@ -180,7 +180,7 @@ def update_lock(path: Path, model: LockedModel) -> bool:
 
 
 def _update(path: Path, model: LockedModel) -> bool:
-    with locked_temporary(path) as (fd, temporary):
+    with locked_temporary(path) as (own, temporary):
         before, mode = b"", 0o644
         with suppress(FileNotFoundError):
             before, mode = path.read_bytes(), path.stat().st_mode & 0o777
@@ -188,13 +188,13 @@ def _update(path: Path, model: LockedModel) -> bool:
         models[model.target] = model
         data = render_lock(models.values())
         if data == before:
-            fs.remove(temporary)
+            fs.remove_open(own, temporary)
             return False
-        fs.truncate(fd, 0)  # a killed run may have left bytes
-        fs.write_at(fd, data, 0)
-        fs.set_mode(fd, mode)
-        fs.sync(fd)
-        fs.replace(temporary, path)
+        fs.truncate(own.fd, 0)  # a killed run may have left bytes
+        fs.write_at(own.fd, data, 0)
+        fs.set_mode(own.fd, mode)
+        fs.sync(own.fd)
+        fs.replace_open(own, temporary, path)
         return True
 
 

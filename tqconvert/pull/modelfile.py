@@ -33,5 +33,7 @@ def write_modelfile(result: PullResult, memory: int | None, *, replace: bool) ->
     for path in (plan.destination.modelfile, store.modelfile_path(plan.target)):
         if read_small(path) != data:
             store.make_folder(path.parent)
-            fs.write_atomic(path, data)
+            # In the store, what a kill leaves of it lies where `cache prune` looks.
+            inside = store.private in path.parents
+            fs.write_atomic(path, data, temporary_in=store.staging() if inside else None)
             inherit_owner(path)

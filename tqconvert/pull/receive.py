@@ -157,7 +157,7 @@ def publish(partial: Partial, blob: Blob, done: Assembled, target: Path) -> None
 def _copy(
     source: Path, partial: Partial, watermark: Watermark, assembly: Assembly, progress: Progress
 ) -> None:
-    src = os.open(source, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    src = fs.open_fd(source, os.O_RDONLY)
     done = 0
 
     def advance(n: int) -> None:

@@ -131,7 +131,7 @@ class Partial:
         if room is None or room >= self.room:
             self.room = self.room if room is None else room
             return room is not None
-        fd = os.open(self.path, os.O_RDWR)
+        fd = fs.open_fd(self.path, os.O_RDWR)
         try:
             fs.insert_range(fd, 0, self.room - room)
         except OSError as e:
@@ -302,6 +302,6 @@ def _between(gaps: list[tuple[int, int]], start: int, end: int) -> list[tuple[in
 
 
 def _opened(path: Path, flags: int) -> int:
-    fd = os.open(path, flags | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+    fd = fs.open_fd(path, flags | os.O_CREAT, 0o644)
     inherit_owner(path)
     return fd

@@ -29,6 +29,7 @@ from tqconvert.store.manifest import (
 )
 from tqconvert.store.publish import (
     LOCK,
+    finish_removals,
     name_taken,
     plan_replace,
     publish_locked,
@@ -253,11 +254,12 @@ def _holds_model(path: Path, model: Layer, source: FileState, progress: Progress
 
 def _sweep(store: Store, own: Path | None) -> None:
     """Remove what killed runs left. The caller holds the store's lock."""
+    finish_removals(store)
     for path in store.staging().iterdir():
         if path == own:
             continue
         if path.suffix == ".tmp":
-            fs.remove(path)
+            fs.remove_idle(path)  # a pull writes small files without this lock
         elif path.suffix == _STAGED:
             try:
                 with store.locked(path.stem, timeout_s=0):

@@ -16,12 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tqconvert.digest import Digest
-from tqconvert.errors import LockedError, NotFoundError, TqError
-from tqconvert.fs import storage_error, write_atomic
+from tqconvert.errors import LockedError, NotFoundError, TqError, UsageError
+from tqconvert.fs import is_windows, storage_error, write_atomic
 from tqconvert.reference import ModelName
 from tqconvert.store.manifest import Manifest
 
 PRIVATE = ".tqconvert"
+_DEVICES = frozenset(
+    {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}
+)
+"""Windows means devices by these names, whatever follows behind a dot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,9 @@ class Store:
         return self.blobs / digest.blob_name
 
     def manifest_path(self, name: ModelName) -> Path:
-        """Where the manifest of `name` lies or would lie."""
+        """Where the manifest of `name` lies or would lie. Raises UsageError for what Windows cannot hold."""
+        if is_windows():
+            _refuse_windows_names(name)
         return self.manifests / name.host / name.namespace / name.model / name.tag
 
     def modelfile_path(self, name: ModelName) -> Path:
@@ -150,6 +156,17 @@ class Store:
             yield
 
 
+def _refuse_windows_names(name: ModelName) -> None:
+    """Raise UsageError if a part of the name can be no folder on Windows."""
+    for part in (name.host, name.namespace, name.model, name.tag):
+        stem = part.partition(".")[0].lower()
+        if ":" in part or part.endswith(".") or stem in _DEVICES:
+            raise UsageError(
+                f"{name}: Windows cannot hold a file or folder named {part!r}",
+                hint="give it another name: --as NAME",
+            )
+
+
 def make_folder(folder: Path) -> None:
     """Create the folder and its parents, each for the owner of the one it lies in. Raises OSError."""
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
@@ -163,7 +180,7 @@ def inherit_owner(path: Path) -> None:
 
     Where root may not (a container without CAP_CHOWN, NFS), it stays as it is.
     """
-    if os.name == "nt" or os.geteuid() != 0:
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return
     folder = path.parent.stat()
     with suppress(PermissionError):

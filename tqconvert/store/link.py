@@ -45,6 +45,9 @@ _MEANING = {
 DEFAULT_METHODS = (LinkMethod.REFLINK, LinkMethod.HARDLINK, LinkMethod.COPY)
 """Tried in this order. A symbolic link is made only where somebody asks for one."""
 
+_NO_PRIVILEGE = 1314
+"""Windows: who is no administrator makes symbolic links in Developer Mode only."""
+
 _TRY_NEXT = {errno.EXDEV, errno.EMLINK, errno.EACCES, errno.EPERM}
 
 
@@ -75,9 +78,12 @@ def link_file(
         else:
             return method
     names = ", ".join(methods)
+    lacks = getattr(last, "winerror", None) == _NO_PRIVILEGE
     raise StorageError(
         f"{target}: cannot be made from {source} by {names}: {last.strerror if last else 'none'}",
-        hint="let it be copied: --link copy",
+        hint="turn on Developer Mode of Windows, or let it be copied: --link copy"
+        if lacks
+        else "let it be copied: --link copy",
     )
 
 
@@ -102,11 +108,11 @@ def _by(
 def _readable_there(source: Path, folder: Path) -> bool:
     """Whether the owner of `folder` (Ollama's service user) can read the file as it is."""
     file = source.stat()
-    return os.name == "nt" or file.st_uid == folder.stat().st_uid or bool(file.st_mode & 0o004)
+    return fs.is_windows() or file.st_uid == folder.stat().st_uid or bool(file.st_mode & 0o004)
 
 
 def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
+    fd = fs.open_fd(path, os.O_RDONLY)
     try:
         fs.sync(fd)
     finally:
@@ -122,9 +128,9 @@ def _copy(source: Path, target: Path, advance: Callable[[int], None] | None) -> 
             f"{target.parent}: a copy needs {format_bytes(size)}, {format_bytes(free)} are free",
             hint="free space, or keep file and store on one disk so that a link is enough",
         )
-    src = os.open(source, os.O_RDONLY)
+    src = fs.open_fd(source, os.O_RDONLY)
     try:
-        dst = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        dst = fs.open_fd(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
             fs.allocate(dst, size)
             fs.copy_range(src, dst, src_offset=0, dst_offset=0, length=size, advance=advance)

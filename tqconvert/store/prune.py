@@ -1,7 +1,8 @@
 """What interrupted commands left in a store, and its removal.
 
 Partial downloads would be resumed by the next pull, so they go only when somebody asks. What a
-running command holds by its lock is never touched. Blobs and manifests are Ollama's business.
+running command holds by its lock is never touched. Blobs and manifests are Ollama's business, but for
+blobs that a killed command of ours had begun to remove.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from tqconvert import fs
 from tqconvert.errors import LockedError
 from tqconvert.store.layout import PRIVATE, Store
+from tqconvert.store.publish import REMOVAL, finish_removals
 
 STORE_LOCK = "store"
 DAY_S = 86_400
@@ -53,16 +55,17 @@ def plan_prune(store: Store, *, older_than_s: float, now: float) -> tuple[Leftov
 
 def apply_prune(store: Store, leftovers: Sequence[Leftover]) -> Pruned:
     """Remove the leftovers, each under its lock. Raises StorageError."""
-    removed, in_use = [], []
+    removed, in_use = list[Leftover](), list[Leftover]()
     for x in leftovers:
         try:
             with store.locked(x.lock, timeout_s=0):
-                for path in x.paths:
-                    _remove(path)
+                if any(path.suffix == REMOVAL for path in x.paths):
+                    finish_removals(store)
+                gone = [_remove(path) for path in x.paths]
         except LockedError:
             in_use.append(x)
         else:
-            removed.append(x)
+            (removed if all(gone) else in_use).append(x)
     return Pruned(tuple(removed), tuple(in_use))
 
 
@@ -107,8 +110,12 @@ def _is_held(store: Store, lock: str) -> bool:
         return True
 
 
-def _remove(path: Path) -> None:
+def _remove(path: Path) -> bool:
+    """Remove the file; False for a small one that a process is writing without the store's lock."""
     try:
+        if path.suffix == ".tmp":
+            return fs.remove_idle(path)
         fs.remove(path)
     except OSError as e:
         raise fs.storage_error(e, path) from e
+    return True

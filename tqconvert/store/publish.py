@@ -7,14 +7,15 @@ server reads manifests when it uses them and needs no restart.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from tqconvert import fs
 from tqconvert.digest import Digest
-from tqconvert.errors import BadManifestError, NotFoundError, RefusedError, TqError
+from tqconvert.errors import BadManifestError, IntegrityError, NotFoundError, RefusedError, TqError
 from tqconvert.reference import ModelName
 from tqconvert.store.layout import Store
 from tqconvert.store.manifest import Layer, Manifest
@@ -23,6 +24,8 @@ OWN_PREFIX = "tqconvert."
 """Layers with an annotation of this prefix were installed by tqconvert."""
 
 LOCK = "store"
+REMOVAL = ".removal"
+"""End of the names of notes, in the staging folder, of blobs that are being removed."""
 
 Status = Literal["new", "unchanged", "replace"]
 
@@ -97,15 +100,15 @@ def publish_locked(
     if plan.missing:
         layer = plan.missing[0]
         raise NotFoundError(
-            f"{store.blob(layer.digest)}: the {layer.kind} blob is missing or of another size",
+            f"{store.blob(layer.digest)}: the {layer.label} blob is missing or of another size",
             hint="another program removed it meanwhile; run the same command again",
         )
     if plan.status == "unchanged":
         return plan
     if plan.status == "replace" and not replace:
         raise name_taken(name, plan.previous)
-    store.write_manifest(name, manifest.data)
-    _remove_blobs(store, plan.unused)
+    with _noted_removal(store, plan.unused):
+        store.write_manifest(name, manifest.data)
     return plan
 
 
@@ -157,7 +160,8 @@ def plan_remove(store: Store, name: ModelName) -> RemovePlan:
 def apply_remove(store: Store, plan: RemovePlan) -> RemovePlan:
     """Remove the manifest, then the blobs; returns what was removed.
 
-    A kill in between leaves blobs that no manifest names; Ollama removes them when it starts.
+    A kill in between leaves blobs that no manifest names, and a note of them, by which the next change
+    of the store or `cache prune` removes them; Ollama does when it starts.
     Raises NotFoundError, RefusedError if the model changed since the plan, LockedError.
     """
     with store.locked(LOCK):
@@ -167,10 +171,48 @@ def apply_remove(store: Store, plan: RemovePlan) -> RemovePlan:
                 f"{plan.name}: changed since the plan was made",
                 hint="run the same command again",
             )
-        _remove(plan.path)
+        finish_removals(store)
+        with _noted_removal(store, current.unused):
+            _remove(plan.path)
         _remove_empty_folders(plan.path.parent, store.manifests)
-        _remove_blobs(store, current.unused)
     return current
+
+
+@contextmanager
+def _noted_removal(store: Store, layers: Sequence[Layer]) -> Iterator[None]:
+    """Make a manifest go in the body, then remove the blobs that only it needed.
+
+    They are noted first: of blobs alone nobody could tell whether they are of a model that is coming.
+    """
+    if not layers:
+        yield
+        return
+    note = store.staging() / f"{layers[0].digest.short}{REMOVAL}"
+    fs.write_atomic(note, "".join(f"{x.digest}\n" for x in layers).encode())
+    yield
+    for layer in layers:
+        _remove(store.blob(layer.digest))
+    _remove(note)
+
+
+def finish_removals(store: Store) -> None:
+    """Remove blobs that a killed process had noted, where no model needs them.
+
+    The caller holds the store's lock. Raises StorageError.
+    """
+    notes = sorted(store.staging().glob(f"*{REMOVAL}"))
+    if not notes:
+        return
+    needed, unreadable = needed_blobs(store)
+    if unreadable:
+        return
+    for note in notes:
+        for line in note.read_text("ascii", "replace").splitlines():
+            with suppress(IntegrityError):
+                digest = Digest.parse(line)
+                if digest not in needed:
+                    _remove(store.blob(digest))
+        _remove(note)
 
 
 def needed_blobs(
@@ -222,11 +264,6 @@ def _digest_of(path: Path) -> Digest:
         return digest_path(path)
     except OSError as e:
         raise fs.storage_error(e, path) from e
-
-
-def _remove_blobs(store: Store, layers: Iterable[Layer]) -> None:
-    for layer in layers:
-        _remove(store.blob(layer.digest))
 
 
 def _remove(path: Path) -> None:

@@ -60,7 +60,7 @@ def refuse_unfit(header: Header, source: str) -> None:
 
 def refuse_writers(source: Path) -> None:
     """Raise RefusedError if another program may be writing the file."""
-    fd = os.open(source, os.O_RDONLY)
+    fd = fs.open_fd(source, os.O_RDONLY)
     try:
         if fs.written_elsewhere(fd):
             raise RefusedError(

@@ -114,7 +114,7 @@ def plan_balance(
         for layer in model.layers if layer.fold == "rows" for part in (*layer.k, *layer.q)
     )  # fmt: skip
     try:
-        fd = os.open(found.path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = fs.open_fd(found.path, os.O_RDONLY)
     except OSError as e:
         raise fs.storage_error(e, found.path) from e
     with closing(os.fdopen(fd, "rb")):

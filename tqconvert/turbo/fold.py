@@ -57,7 +57,7 @@ def apply_balance(plan: BalancePlan, *, progress: Progress | None = None) -> Bal
 def _apply(plan: BalancePlan, progress: Progress) -> BalanceResult:
     found, target = plan.found, plan.target
     remove_leftover(target)
-    fd = os.open(found.path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = fs.open_fd(found.path, os.O_RDONLY)
     try:
         found.check_unchanged(fd)
         head = _head(plan, fd)

@@ -29,7 +29,6 @@ from tqconvert.store.manifest import (
 )
 from tqconvert.store.publish import (
     LOCK,
-    finish_removals,
     name_taken,
     plan_replace,
     publish_locked,
@@ -254,7 +253,6 @@ def _holds_model(path: Path, model: Layer, source: FileState, progress: Progress
 
 def _sweep(store: Store, own: Path | None) -> None:
     """Remove what killed runs left. The caller holds the store's lock."""
-    finish_removals(store)
     for path in store.staging().iterdir():
         if path == own:
             continue

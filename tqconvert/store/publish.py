@@ -109,6 +109,7 @@ def publish_locked(
         raise name_taken(name, plan.previous)
     with _noted_removal(store, plan.unused):
         store.write_manifest(name, manifest.data)
+    finish_removals(store)  # not before: this model may have taken up blobs that were noted
     return plan
 
 

@@ -75,6 +75,29 @@ def test_a_planted_fault_is_found(fault: str, tmp_path: Path) -> None:
     assert all(f.line for f in report.findings if f.code not in ("MN106", "MN101"))
 
 
+BY_HAND = """\
+    ggml_metal_encoder_set_pipeline(enc, pipeline);
+    ggml_metal_encoder_set_bytes   (enc, &args, sizeof(args), 0);
+    ggml_metal_encoder_set_buffer  (enc, bid_src, 1);
+    ggml_metal_encoder_set_buffer  (enc, bid_dst, 2);
+"""
+AT_ONCE = "    ggml_metal_encoder_turbo_bind(enc, pipeline, args, { bid_src, bid_of(op, 1) });\n"
+
+
+@pytest.mark.parametrize(
+    ("new", "codes"),
+    [
+        (AT_ONCE, set()),
+        (AT_ONCE.replace(", bid_of(op, 1)", ""), {"MN201"}),
+        (AT_ONCE.replace("{ bid_src,", "{ bid_src, bid_src,"), {"MN202"}),
+    ],
+)
+def test_all_buffers_bound_at_once(tmp_path: Path, new: str, codes: set[str]) -> None:
+    """Our call for a pipeline, its arguments and its buffers is as good as the calls that it stands for."""
+    report = check_names(write_backend(tmp_path, ggml_metal_ops_cpp=(BY_HAND, new)))
+    assert {f.code for f in report.findings} == codes
+
+
 def test_supported_types_must_have_kernels(tmp_path: Path) -> None:
     """What supports_op says yes to is asked for by name, with the place of the switch."""
     switch = """\

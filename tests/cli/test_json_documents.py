@@ -32,7 +32,7 @@ ELSEWHERE = {
     "ollama-build.bisect-base": "patches/test_onto.py", "ollama-build.build": "runtime/test_build.py",
     "ollama-build.continue": "cli/test_ollama_build_change.py",
     "ollama-build.skip": "cli/test_ollama_build_change.py", "ollama-build.whatis": "runtime/test_build.py",
-    "metal.names": "metal/host/test_names.py", "metal.lint": "metal/host/test_lint.py",
+    "push": "push/test_faults.py", "metal.names": "metal/host/test_names.py", "metal.lint": "metal/host/test_lint.py",
     "metal.check": "metal/sim/test_check.py", "metal.gpu": "metal/host/test_apple.py",
     "metal.bench": "metal/host/test_apple.py",
 }  # fmt: skip

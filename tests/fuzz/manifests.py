@@ -21,7 +21,9 @@ from tqconvert.modelfile.make import from_manifest
 from tqconvert.modelfile.own import blob_reader, read_own
 from tqconvert.modelfile.parse import parse
 from tqconvert.modelfile.render import render
-from tqconvert.pull.plan import Destination, Wish, plan_pull
+from tqconvert.pull.destination import Destination
+from tqconvert.pull.plan import plan_pull
+from tqconvert.pull.request import Wish
 from tqconvert.reference import ModelName
 from tqconvert.registry.answers import _media_type
 from tqconvert.registry.http import retry_after

@@ -24,7 +24,8 @@ from tqconvert.gguf.header import read_header
 from tqconvert.gguf.tags import PAGE, read_tags
 from tqconvert.progress import Silent
 from tqconvert.pull import assemble, plan
-from tqconvert.pull.job import PullRequest, carry_out, prepare
+from tqconvert.pull.job import carry_out, prepare
+from tqconvert.pull.request import PullRequest
 from tqconvert.reference import ModelName
 from tqconvert.registry import transfer
 from tqconvert.registry.serve import serve_store

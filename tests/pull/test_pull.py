@@ -366,7 +366,8 @@ def test_kept_bytes_that_are_no_gguf_any_more_are_fetched_anew(
 def test_two_pulls_at_once_fetch_the_model_once(registry, store) -> None:
     """The second of two processes waits, then finds nothing left to do."""
     from tqconvert.progress import Silent
-    from tqconvert.pull.job import PullRequest, carry_out, prepare
+    from tqconvert.pull.job import carry_out, prepare
+    from tqconvert.pull.request import PullRequest
     from tqconvert.settings import Settings
 
     registry.faults.delay_s = 0.01

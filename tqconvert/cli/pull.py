@@ -30,10 +30,10 @@ from tqconvert.errors import StoppedError, UsageError
 from tqconvert.units import format_bytes, format_context, parse_bytes
 
 if TYPE_CHECKING:
-    from tqconvert.pull.job import Job
     from tqconvert.pull.peek import Peek
     from tqconvert.pull.plan import PullPlan
     from tqconvert.pull.run import PullResult
+    from tqconvert.pull.sources import Job
 
 
 def register(app: typer.Typer) -> None:
@@ -119,8 +119,8 @@ def pull(
     """  # noqa: D301 - \b keeps Typer from joining lines
     from tqconvert.provenance.locked import prepare_all, require_lockable
     from tqconvert.provenance.records import Records
-    from tqconvert.pull.job import PullRequest, prepare
-    from tqconvert.pull.plan import Wish
+    from tqconvert.pull.job import prepare
+    from tqconvert.pull.request import PullRequest, Wish
 
     out = Output("pull", json=json, quiet=quiet)
     if name == "" or (name is None and not locked):  # `pull "$UNSET" --locked` does not mean all

@@ -24,10 +24,14 @@ from tqconvert.gguf.tags import CacheTypes
 from tqconvert.models import looks_like_path
 from tqconvert.progress import Progress
 from tqconvert.provenance.lockfile import LockedModel, read_lock
-from tqconvert.pull.job import Job, PullRequest, destination_of, prepare
-from tqconvert.pull.plan import PullPlan, State, Wish, plan_pull
+from tqconvert.pull.destination import destination_of
+from tqconvert.pull.expected import Expected
+from tqconvert.pull.job import prepare
+from tqconvert.pull.plan import PullPlan, State, plan_pull
 from tqconvert.pull.receive import Workplace
-from tqconvert.pull.run import Expected, PullResult
+from tqconvert.pull.request import PullRequest, Wish
+from tqconvert.pull.run import PullResult
+from tqconvert.pull.sources import Job
 from tqconvert.reference import ModelName
 from tqconvert.registry.http import Endpoint, Http
 from tqconvert.settings import Settings

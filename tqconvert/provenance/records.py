@@ -16,9 +16,9 @@ from tqconvert.provenance.locked import entry_of
 from tqconvert.provenance.lockfile import parse_lock, update_lock
 from tqconvert.provenance.statement import STATEMENT_TYPE, render_statement
 from tqconvert.provenance.subject import span_of, subject_of
-from tqconvert.pull.job import Job
-from tqconvert.pull.plan import read_small
+from tqconvert.pull.destination import read_small
 from tqconvert.pull.run import PullResult
+from tqconvert.pull.sources import Job
 
 Done = Sequence[tuple[Job, PullResult]]
 

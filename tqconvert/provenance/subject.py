@@ -13,8 +13,8 @@ from tqconvert.gguf.fingerprint import fingerprint_files
 from tqconvert.gguf.header import Header
 from tqconvert.gguf.tags import KvTags
 from tqconvert.progress import Progress
-from tqconvert.pull.job import Job
 from tqconvert.pull.run import PullResult
+from tqconvert.pull.sources import Job
 from tqconvert.reference import ModelName
 
 TOOL_NAME = "tqconvert"

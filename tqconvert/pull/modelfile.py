@@ -1,7 +1,7 @@
 """The Modelfile of a pulled model."""
 
 from tqconvert import fs
-from tqconvert.pull.plan import read_small
+from tqconvert.pull.destination import read_small
 from tqconvert.pull.run import PullResult
 from tqconvert.store.layout import inherit_owner
 

@@ -13,10 +13,11 @@ from tqconvert.errors import BadManifestError, RefusedError, StorageError, TqErr
 from tqconvert.gguf.header import Header, read_header
 from tqconvert.gguf.tags import PAGE, CacheTypes, is_tagged, original_header, read_tags
 from tqconvert.pull.choose import choose_tags
+from tqconvert.pull.destination import Destination
+from tqconvert.pull.request import Wish
 from tqconvert.reference import ModelName
 from tqconvert.registry.ocireference import OciReference
 from tqconvert.registry.partial import Partial
-from tqconvert.store.layout import Store
 from tqconvert.store.manifest import (
     SHARDS_KEY,
     SOURCE_KEY,
@@ -42,17 +43,6 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """How the model is to be tagged: types by hand (one name, or one per layer with commas), types
-    by the policy, or not at all.
-    """
-
-    tag: bool = True
-    type_k: str | None = None
-    type_v: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Origin:
     """Where files come from that no registry's manifest names; `revision` is exact."""
 
@@ -65,46 +55,6 @@ class Origin:
         """The origin as a JSON object."""
         files = [{"path": p, "sha256": d, "bytes": n} for p, d, n in self.files]
         return {"repository": self.repository, "revision": self.revision, "files": files}
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """Where the model goes: into a store, or as a file into a folder (`file` is set).
-
-    A folder keeps the manifest and the small blobs in a store of its own, in DIR/.tqconvert, so that
-    a second pull finds that nothing is left to do.
-    """
-
-    store: Store
-    file: Path | None
-    modelfile: Path
-
-    @classmethod
-    def in_store(cls, store: Store, name: ModelName) -> "Destination":
-        """Installed under `name`."""
-        return cls(store, None, store.modelfile_path(name))
-
-    @classmethod
-    def in_folder(cls, folder: Path, name: ModelName) -> "Destination":
-        """DIR/model-tag.gguf and DIR/Modelfile."""
-        file = folder / f"{name.model}-{name.tag}.gguf"
-        return cls(Store(folder / ".tqconvert"), file, folder / "Modelfile")
-
-    def has_own_modelfile(self, name: ModelName) -> bool:
-        """Whether the folder has a Modelfile that differs from what a pull of `name` wrote last."""
-        there = read_small(self.modelfile)
-        return there is not None and there != read_small(self.store.modelfile_path(name))
-
-    @property
-    def partials(self) -> Path:
-        """Folder of downloads under way."""
-        return self.store.partials
-
-    def place_of(self, layer: Layer, *, is_main: bool) -> Path:
-        """Where the finished blob lies or will lie."""
-        if is_main and self.file is not None:
-            return self.file
-        return self.store.blob(layer.digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,16 +322,6 @@ def _is_tagged(path: Path) -> bool:
 def _as_given(types: CacheTypes) -> str:
     """Types as a user writes them."""
     return types if isinstance(types, str) else ",".join(types)
-
-
-def read_small(path: Path) -> bytes | None:
-    """The bytes of a small file, None where there is none. Raises StorageError."""
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as e:
-        raise fs.storage_error(e, path) from e
 
 
 def _has_size(path: Path, size: int) -> bool:

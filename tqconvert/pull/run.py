@@ -15,7 +15,6 @@ from tqconvert.digest import Digest
 from tqconvert.errors import (
     DigestMismatchError,
     InvalidGgufError,
-    LockDiffersError,
     LockedError,
     RefusedError,
     TqError,
@@ -25,6 +24,7 @@ from tqconvert.gguf.tags import PAGE, KvTags, is_tagged, original_header, read_t
 from tqconvert.progress import Reporting, Silent
 from tqconvert.pull.assemble import Assembled
 from tqconvert.pull.choose import TagChoice, choose_tags
+from tqconvert.pull.expected import Expected
 from tqconvert.pull.joining import Shards, fetch_joined
 from tqconvert.pull.plan import PullPlan, State, partial_of, replan
 from tqconvert.pull.receive import SHOWN_BYTES, Blob, Workplace, copy_blob, fetch_blob, partial_for
@@ -62,29 +62,6 @@ class PullResult:
     choice: TagChoice | None
     seconds: float
     stats: Stats = field(default_factory=Stats)
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What must come out, as `origin` (a lock file) says; nothing else gets a name."""
-
-    origin: str
-    model: Digest | None
-    manifest: Digest
-
-    def check_model(self, digest: Digest) -> None:
-        """Raise LockDiffersError if the model that was made has another digest."""
-        if digest != self.model:
-            raise LockDiffersError(
-                f"model: the sha256 of what was made is {digest} ({self.origin} wants {self.model})"
-            )
-
-    def check_manifest(self, manifest: Manifest) -> None:
-        """Raise LockDiffersError if the manifest that was made has another digest."""
-        if manifest.digest != self.manifest:
-            raise LockDiffersError(
-                f"manifest: the one that was made is {manifest.digest} ({self.origin} wants {self.manifest})"
-            )
 
 
 def run_pull(

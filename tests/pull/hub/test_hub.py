@@ -16,7 +16,8 @@ from tqconvert.digest import digest_bytes
 from tqconvert.gguf.header import read_header
 from tqconvert.gguf.tags import PAGE, read_tags
 from tqconvert.progress import Silent
-from tqconvert.pull.job import PullRequest, carry_out, prepare
+from tqconvert.pull.job import carry_out, prepare
+from tqconvert.pull.request import PullRequest
 from tqconvert.reference import ModelName
 from tqconvert.registry import hub as hub_client
 from tqconvert.registry import transfer

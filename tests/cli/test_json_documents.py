@@ -16,6 +16,7 @@ from builders import LLAMA, tiny_gguf
 from fakeregistry import FakeRegistry
 from jsondocs import check_document
 
+from tqconvert.cli import main
 from tqconvert.documents import DOCUMENTS, name_of, schemas
 from tqconvert.documents.shape import maybe, rows_of, say, schema_of
 
@@ -56,7 +57,7 @@ WALK: dict[str, tuple[tuple[str, ...], ...]] = {
         ("plan", "m.gguf", "--memory", "1KiB"),
     ),
     "tag": (("tag", "m.gguf", "-n"), ("tag", "m.gguf", "-o", "t.gguf"), ("tag", "t.gguf")),
-    "untag": (("untag", "t.gguf", "-n"), ("untag", "t.gguf"), ("untag", "t.gguf")),
+    "untag": (("untag", "u.gguf", "-n"), ("untag", "u.gguf"), ("untag", "u.gguf")),
     "modelfile": (
         ("modelfile", "m.gguf"), ("modelfile", "m.gguf", "-o", "Modelfile"),
         ("modelfile", "--lint", "Modelfile"), ("modelfile", "--lint", "bad.modelfile"),
@@ -87,6 +88,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tensors = {"token_embd.weight": (256, 40), "blk.0.attn_k.weight": (32, 2)}
     model = tiny_gguf(folder / "m.gguf", tensors=tensors)
     tiny_gguf(folder / "odd.gguf", {**LLAMA, "general.architecture": "newnet"}, tensors={"a": (3,)})
+    assert main(["tag", str(model), "-o", str(folder / "u.gguf"), "-q"]) == 0
     (folder / "torn.gguf").write_bytes(model.read_bytes()[:-100])
     (folder / "bad.modelfile").write_text("FROM ./none.gguf\nPARAMETER nonsense 1\nWHAT x\n")
     return folder

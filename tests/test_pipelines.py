@@ -164,6 +164,6 @@ def test_the_lock_file_of_the_page(tmp_path: Path, project: Project) -> None:
     assert fields == list(real["model"][0])
     table = PAGE.partition("| field | meaning |")[2].partition("\n\n")[0]
     assert [f for row in re.findall(r"^\| (.+?) \|", table, re.MULTILINE) for f in re.findall(r"`(\w+)`", row)] == [
-        "target", "name", "source", "source_manifest", "result", "result_manifest", "bytes", "type_k", "type_v",
+        "target", "name", "revision", "source", "source_manifest", "result", "result_manifest", "bytes", "type_k", "type_v",
         "tool",
     ]  # fmt: skip

@@ -204,6 +204,7 @@ def entry_of(result: PullResult, lock: Path) -> LockedModel:
         size=models[0].size if models else 0,
         type_k=tags.type_k if tags else None,
         type_v=tags.type_v if tags else None,
+        revision=plan.origin.revision if plan.origin else None,
     )
 
 
@@ -233,14 +234,16 @@ def _check_installed(job: Job, entry: LockedModel, lock: Path) -> None:
 
 
 def _source(entry: LockedModel, lock: Path) -> str:
-    """What to pull: the locked manifest by its digest, where the source has manifests."""
+    """What to pull: the locked manifest by its digest, or of Hugging Face the locked commit."""
     if _is_path(entry.name):
         return str(lock.absolute().parent / entry.name)
     try:
         name = ModelName.parse(entry.name)
     except TqError:
         return entry.name
-    return entry.name if name.host in _NO_PINS else f"{entry.name}@{entry.source_manifest}"
+    if name.host in _NO_PINS:
+        return f"{entry.name}@{entry.revision}" if entry.revision else entry.name
+    return f"{entry.name}@{entry.source_manifest}"
 
 
 def _is_path(name: str) -> bool:

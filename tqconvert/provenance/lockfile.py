@@ -9,7 +9,7 @@ import time
 import tomllib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ class LockedModel:
     type_k: CacheTypes | None = None
     """What the pull tagged it with; None where it left it as it came, tagged or not."""
     type_v: CacheTypes | None = None
+    revision: str | None = None
+    """The commit of a repository of Hugging Face, which still has these bytes when it has moved on."""
 
     @property
     def is_tagged(self) -> bool:
@@ -61,7 +63,7 @@ class LockedModel:
     def to_toml(self) -> str:
         """Its block."""
         values: dict[str, str | int | Digest | CacheTypes | None] = {
-            "target": self.target, "name": self.name, "source": self.source,
+            "target": self.target, "name": self.name, "revision": self.revision, "source": self.source,
             "source_manifest": self.source_manifest, "result": self.result,
             "result_manifest": self.result_manifest, "bytes": self.size, "type_k": self.type_k,
             "type_v": self.type_v, "tool": self.tool,
@@ -95,6 +97,7 @@ class LockedModel:
             size=_size(value, where),
             type_k=_types(value, "type_k", where),
             type_v=_types(value, "type_v", where),
+            revision=_text(value, "revision", where) if "revision" in value else None,
         )
         if (found.source is None) != (found.result is None):
             raise BadLockError(f"{where}: source and result go together (one is missing)")
@@ -104,7 +107,7 @@ class LockedModel:
 
 
 _KEYS = (
-    "target", "name", "source", "source_manifest", "result", "result_manifest", "bytes", "type_k",
+    "target", "name", "revision", "source", "source_manifest", "result", "result_manifest", "bytes", "type_k",
     "type_v", "tool",
 )  # fmt: skip
 
@@ -185,7 +188,9 @@ def _update(path: Path, model: LockedModel) -> bool:
         with suppress(FileNotFoundError):
             before, mode = path.read_bytes(), path.stat().st_mode & 0o777
         models = {m.target: m for m in (parse_lock(before, subject=str(path)) if before else ())}
-        models[model.target] = model
+        there = models.get(model.target)
+        if there is None or replace(there, revision=model.revision) != model:
+            models[model.target] = model  # else the same bytes at another commit: no change
         data = render_lock(models.values())
         if data == before:
             fs.remove_open(own, temporary)

@@ -506,3 +506,21 @@ def test_the_cache_serves_another_commit(start_hub, tmp_path, store) -> None:
     assert json.loads(done.stdout)["origin"]["revision"] == hub.commits["org/repo"][1][0]
     assert not [p for m, p, _ in hub.requests if p.endswith(".gguf")]
     assert model_file(store, "hf.co/org/repo:Q4_K_M").read_bytes() == MODEL
+
+
+def test_a_locked_model_is_pulled_at_its_commit(
+    start_hub, store, run_cli, tmp_path, monkeypatch
+) -> None:
+    """--locked makes the old bytes again when the repository has moved on; a new README is no change."""
+    monkeypatch.chdir(tmp_path)
+    hub = start_hub(FILES)
+    assert run_cli("pull", "hf.co/org/repo", "--lock")[0] == 0
+    lock = (tmp_path / "tqconvert.lock").read_text()
+    assert f'revision = "{hub.commits["org/repo"][0][0]}"' in lock
+    hub.commit("org/repo", {**FILES, "README.md": b"new"})
+    assert run_cli("pull", "hf.co/org/repo", "--lock")[0] == 0
+    assert (tmp_path / "tqconvert.lock").read_text() == lock
+    hub.commit("org/repo", {"m-Q4_K_M.gguf": OTHER})
+    code, _, err = run_cli("pull", "--locked", "--store", tmp_path / "second")
+    assert code == 0, err
+    assert model_file(Store(tmp_path / "second")).read_bytes()[PAGE:] == MODEL

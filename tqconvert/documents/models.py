@@ -19,7 +19,7 @@ _ORIGIN = maybe(
     {
         "repository": "text", "revision": "text: the commit",
         "files": say("the shards in their order, or the one file", [
-            {"path": "text", "sha256": "text?: null where the hub tells none", "bytes": "int"}
+            {"path": "text", "sha256": "text", "bytes": "int"}
         ]),
     },
     "of a repository of Hugging Face",

@@ -69,6 +69,7 @@ class PushRegistry:
         """repository -> digest -> bytes"""
         self.manifests: dict[str, dict[str, tuple[str, bytes]]] = {}
         """repository -> tag -> (type, bytes)"""
+        self.untagged: dict[str, list[tuple[str, bytes]]] = {}
         self.uploads: dict[str, bytearray] = {}
         self.received = 0
         """Bytes of blobs that arrived, repeated ones counted again."""
@@ -193,9 +194,12 @@ class _Handler(BaseHTTPRequestHandler):
                     return self._error(400, "MANIFEST_BLOB_UNKNOWN")
             if f.rewrite_manifest:
                 data += b"\n"
+            if reference in held:  # a tag that moves: what it named is still there
+                r.untagged.setdefault(repository, []).append(held[reference])
             held[reference] = (self.headers["Content-Type"], data)
             return self._send(201, b"", {"Docker-Content-Digest": _sha(data)})
-        for tag, (kind, data) in held.items():
+        untagged = (("", old) for old in r.untagged.get(repository, ()))
+        for tag, (kind, data) in (*held.items(), *untagged):
             if reference in (tag, _sha(data)):
                 headers = {"Content-Type": kind, "Docker-Content-Digest": _sha(data)}
                 return self._send(200, data, headers)

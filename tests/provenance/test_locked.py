@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from builders import LLAMA, gguf_bytes, keys_of
+from fakepush import PushRegistry
 from fakeregistry import FakeRegistry
+from stores import put_model
 
 from tqconvert.digest import digest_bytes
 from tqconvert.gguf.tags import PAGE
@@ -248,6 +250,43 @@ def test_what_is_installed_must_be_what_is_locked(registry, store, run_cli) -> N
     assert "install --remove mine:latest" in err
     assert run_cli("install", "--remove", "mine")[0] == 0
     assert run_cli("pull", "--locked")[0] == 0
+
+
+def test_a_digest_in_the_lock_that_is_not_the_models(registry, store, run_cli) -> None:
+    """The manifest is the locked one, the model in it another: exit 4, although all is installed."""
+    assert run_cli("pull", registry.name, "--as", "mine", "--lock")[0] == 0
+    (entry,) = read_lock(Path("tqconvert.lock"))
+    text = Path("tqconvert.lock").read_text()
+    Path("tqconvert.lock").write_text(text.replace(str(entry.result), f"sha256:{'0' * 64}"))
+    code, _, err = run_cli("pull", "--locked")
+    assert code == 4
+    assert str(entry.result) in err
+
+
+@pytest.mark.parametrize("form", ["oci", "docker"])
+def test_a_moved_tag_in_an_oci_registry(run_cli, tmp_path, monkeypatch, form: str) -> None:
+    """The manifest that the registry had is fetched by its digest, also where ours was made from it."""
+    sources = tmp_path / "sources"
+    for model, name in ((MODEL, "old"), (OTHER, "new")):
+        put_model(sources, f"registry.ollama.ai/library/{name}/1", model)
+    with PushRegistry() as there:
+        dest = f"{there.host}/me/tiny:1"
+
+        def push(name: str) -> None:
+            assert run_cli("push", f"{name}:1", dest, "--form", form, "--store", sources)[0] == 0
+
+        push("old")
+        assert run_cli("pull", f"oci://{dest}", "--as", "mine", "--lock")[0] == 0
+        (entry,) = read_lock(Path("tqconvert.lock"))
+        assert entry.name == f"oci://{dest}"
+        push("new")
+        store = elsewhere(monkeypatch, tmp_path)
+        code, _, err = run_cli("pull", "--locked")
+        assert code == 0, err
+        assert model_bytes(store, "mine")[PAGE:] == MODEL
+        there.requests.clear()
+        assert run_cli("pull", "--locked")[0] == 0
+        assert there.requests == [], "what is installed as locked asks nobody"
 
 
 def test_another_model_under_the_name_is_not_replaced_unasked(registry, store, run_cli) -> None:

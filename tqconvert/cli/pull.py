@@ -245,7 +245,7 @@ def _plan_text(plan: "PullPlan") -> str:
     lines = [f"{plan.name} -> {where}"]
     if plan.state is State.UNCHANGED:
         return f"{lines[0]}\n  nothing to do"
-    if plan.origin:
+    if plan.origin and plan.origin.files:
         files = plan.origin.files
         more = f" and {len(files) - 1} more" if len(files) > 1 else ""
         lines.append(

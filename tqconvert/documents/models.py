@@ -17,12 +17,12 @@ TENSOR: dict[str, Shape] = {
 
 _ORIGIN = maybe(
     {
-        "repository": "text", "revision": "text: the commit",
-        "files": say("the shards in their order, or the one file", [
+        "repository": "text", "revision": "text: the commit, or the digest of the registry's manifest",
+        "files": say("the shards in their order, or the one file; none in a registry", [
             {"path": "text", "sha256": "text", "bytes": "int"}
         ]),
     },
-    "of a repository of Hugging Face",
+    "of Hugging Face or `oci://`",
 )  # fmt: skip
 
 _RECORDS: dict[str, Shape] = {

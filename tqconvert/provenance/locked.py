@@ -34,6 +34,7 @@ from tqconvert.pull.run import PullResult
 from tqconvert.pull.sources import Job
 from tqconvert.reference import ModelName
 from tqconvert.registry.http import Endpoint, Http
+from tqconvert.registry.ocireference import OciReference, is_oci
 from tqconvert.settings import Settings
 from tqconvert.store.manifest import SOURCE_KEY
 
@@ -156,11 +157,18 @@ def _installed(
         there = destination.store.read_manifest(target)
         if there is None or there.digest != entry.result_manifest:
             return None
-        path = Path(_source(entry, lock)) if _is_path(entry.name) else None
-        name = path or ModelName.parse(entry.name)
+        if next((m.digest for m in there.layers_of("model")), None) != entry.result:
+            return None
+        name = _parsed(entry, lock)
         plan = plan_pull(name, target, there, destination, Wish(tag=False))
         return plan if plan.state is State.UNCHANGED else None
     return None
+
+
+def _parsed(entry: LockedModel, lock: Path) -> ModelName | Path | OciReference:
+    if _is_path(entry.name):
+        return Path(_source(entry, lock))
+    return OciReference.parse(entry.name) if is_oci(entry.name) else ModelName.parse(entry.name)
 
 
 def _nowhere(digest: Digest) -> Endpoint:
@@ -224,6 +232,12 @@ def _check_installed(job: Job, entry: LockedModel, lock: Path) -> None:
     if plan.state is not State.UNCHANGED:
         return
     there = plan.destination.store.require_manifest(plan.target)
+    model = next((m.digest for m in there.layers_of("model")), None)
+    if there.digest == entry.result_manifest and model != entry.result:
+        raise LockDiffersError(
+            f"{plan.target}: its model here is {model} ({lock.name} wants {entry.result})",
+            hint=_renew(entry),
+        )
     if there.digest != entry.result_manifest:
         raise LockDiffersError(
             f"{plan.target}: its manifest here is {there.digest} ({lock.name} wants {entry.result_manifest})",
@@ -237,6 +251,9 @@ def _source(entry: LockedModel, lock: Path) -> str:
     """What to pull: the locked manifest by its digest, or of Hugging Face the locked commit."""
     if _is_path(entry.name):
         return str(lock.absolute().parent / entry.name)
+    if is_oci(entry.name):
+        pinned = "@" in entry.name or not entry.revision
+        return entry.name if pinned else f"{entry.name}@{entry.revision}"
     try:
         name = ModelName.parse(entry.name)
     except TqError:

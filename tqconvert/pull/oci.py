@@ -27,6 +27,8 @@ class InRegistry:
     manifest: Manifest
     inline: Mapping[Digest, bytes]
     form: str
+    digest: Digest
+    """Of the manifest that the registry has, whatever its form."""
 
 
 def find_in_registry(registry: OciRegistry, http: Http) -> InRegistry:
@@ -43,7 +45,7 @@ def find_in_registry(registry: OciRegistry, http: Http) -> InRegistry:
     else:
         found = read_manifest(fetched.data, subject=subject)
     if isinstance(found, Manifest):
-        return InRegistry(found, {}, "ollama")
+        return InRegistry(found, {}, "ollama", fetched.digest)
     return _completed(registry, http, found, fetched.digest)
 
 
@@ -96,7 +98,7 @@ def _completed(registry: OciRegistry, http: Http, parts: Parts, source: Digest) 
     layers = (first, *parts.others, *(blob.layer for blob in small))
     config = _config(header, recipe, layers)
     inline = {blob.layer.digest: blob.data for blob in (*small, config)}
-    return InRegistry(Manifest.make(config.layer, layers), inline, parts.form)
+    return InRegistry(Manifest.make(config.layer, layers), inline, parts.form, source)
 
 
 def _config(header: Header | None, recipe: Recipe, layers: tuple[Layer, ...]) -> SmallBlob:

@@ -44,7 +44,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where files come from that no registry's manifest names; `revision` is exact."""
+    """Where a model comes from whose manifest was made here; `revision` is exact: a commit, or a digest."""
 
     repository: str
     revision: str

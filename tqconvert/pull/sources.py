@@ -15,7 +15,7 @@ from tqconvert.pull.hub.model import HubModel
 from tqconvert.pull.hub.name import HubName
 from tqconvert.pull.joining import Shards
 from tqconvert.pull.oci import find_in_registry
-from tqconvert.pull.plan import PullPlan, header_here, plan_pull
+from tqconvert.pull.plan import Origin, PullPlan, header_here, plan_pull
 from tqconvert.pull.receive import Workplace
 from tqconvert.pull.request import PullRequest
 from tqconvert.reference import ModelName
@@ -102,7 +102,7 @@ class Sources:
         found = find_in_registry(registry, self.http)
         plan = plan_pull(
             reference, self._target(name), found.manifest, destination, self.request.wish,
-            inline=found.inline,
+            inline=found.inline, origin=Origin(str(reference), str(found.digest), ()),
         )  # fmt: skip
         return Job(self.request, plan, self._workplace(destination), registry.blob)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tqconvert.cli.output import Output, print_error, table, types_text
+from tqconvert.cli.output import Output, print_error, table, types_text, visible
 from tqconvert.errors import NotFoundError
 
 MODES = {
@@ -102,12 +102,15 @@ def test_what_a_terminal_would_obey_is_not_printed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Names in files of strangers reach people as text: errors always, results on a terminal."""
-    name = "a\x1b[2J\x9b\u202eb\tc\udcff"
+    name = "a\x1b[2J\x9b\u202eb\tc"
+    assert (
+        visible("\udcff\ud800\n") == "\udcff?\n"
+    )  # a byte of a file name, and no character at all
     print_error(NotFoundError(name, hint=name), as_json=False)
     MODES["human"].warn(name)
     MODES["human"].result({}, name)
     captured = capsys.readouterr()
-    shown = "a?[2J???b\tc\udcff".replace("???", "??")
+    shown = "a?[2J??b\tc"
     assert captured.err == f"error: {shown}\n  hint: {shown}\nwarning: {shown}\n"
     assert captured.out == name + "\n"
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)

@@ -10,12 +10,13 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,29 @@ def registry() -> AbstractContextManager[str]:
     return _Named(server)
 
 
+@contextmanager
+def docker_registry() -> Iterator[str]:
+    """Debian's docker-registry with a folder of its own, for what is pushed."""
+    from tests.conftest import free_port, stop, wait_for
+
+    program = shutil.which("docker-registry")
+    assert program, "needs docker-registry (apt-get install docker-registry)"
+    with tempfile.TemporaryDirectory(prefix="tqconvert-registry-") as folder:
+        address, config = f"127.0.0.1:{free_port()}", Path(folder) / "config.yml"
+        config.write_text(
+            f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\n"
+            f"http: {{addr: '{address}'}}\n"
+        )
+        process = subprocess.Popen(
+            [program, "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            wait_for(f"http://{address}/v2/", process)
+            yield address
+        finally:
+            stop(process)
+
+
 class _Named:
     def __init__(self, server: FakeRegistry) -> None:
         self._server = server
@@ -124,7 +148,10 @@ SCENARIOS: list[Scenario] = [
     Scenario("install --yes", (*INSTALL, "--yes"), after(("install", "@/m.gguf", "--as", "tiny:1b", *STORE))),
     Scenario("install --remove", ("install", "--remove", "tiny:1b", *STORE), after(INSTALL), codes=(0, 5)),
 ]  # fmt: skip
-"""The commands that are killed; a further one (push) is one more line here."""
+"""The commands that are killed; a further one is one more line here, such as that of push:
+
+    Scenario("push", ("push", "tiny:1b", "%/library/tiny:1b", *STORE), after(INSTALL), service=docker_registry),
+"""
 
 
 @dataclass
@@ -288,6 +315,12 @@ def run_kills(count: int, seed: int, names: list[str] | None = None, *, quiet: b
                     if rng.random() < 0.7:
                         break
                 endings[check_again(world, folder) if places else "not killed"] += 1
+                if not quiet and number % 50 == 0:
+                    print(
+                        f"{sum(kills.values())} kills, {len(bad)} failures",
+                        file=sys.stderr,
+                        flush=True,
+                    )
             except Exception as e:  # noqa: BLE001 - counted, and the run goes on
                 kept = work / f"failure-{len(bad)}"
                 shutil.copytree(folder, kept)
@@ -295,7 +328,7 @@ def run_kills(count: int, seed: int, names: list[str] | None = None, *, quiet: b
     finally:
         for pid, _ in services:
             if pid:
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGTERM)
                 os.waitpid(pid, 0)
         if not bad:
             shutil.rmtree(work, ignore_errors=True)
@@ -314,11 +347,15 @@ def _start(service: Service) -> tuple[int, str]:
     pid = os.fork()
     if not pid:
         os.close(read)
-        with service() as address:
-            os.write(write, address.encode())
-            os.close(write)
-            while True:
-                time.sleep(60)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        try:
+            with service() as address:
+                os.write(write, address.encode())
+                os.close(write)
+                while True:
+                    time.sleep(60)
+        finally:
+            os._exit(0)
     os.close(write)
     with os.fdopen(read) as f:
         return pid, f.read()

@@ -164,3 +164,48 @@ def test_a_sound_manifest_takes_all_the_ways() -> None:
 def _written(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
+
+
+def test_some_kills() -> None:
+    """A dozen kills of commands that end soon: each time the next run puts all right."""
+    command = [sys.executable, "-m", "tests.fuzz", "kills", "--count", "12", "--seed", "1"]
+    for name in ("tag", "install", "install --remove"):
+        command += ["--scenario", name]
+    ran = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert ran.returncode == 0, ran.stdout
+    assert "kills: 1" in ran.stdout
+    assert "0 failures" in ran.stdout
+
+
+def test_kills_see_litter_and_wrong_bytes(tmp_path: Path) -> None:
+    """A file too many after the next run, a blob of other bytes, a model that is gone: each is said."""
+    from tests.fuzz import kills
+
+    (scenario,) = [s for s in kills.SCENARIOS if s.name == "install"]
+    world = kills.World(scenario, tmp_path / "world", "")
+    folder = world.pristine
+    folder.mkdir(parents=True)
+    scenario.prepare(folder)
+    world.expected = kills.tree(folder)
+    kills.check_killed(world, folder)
+    blob = next((folder / "store" / "blobs").iterdir())
+    data = blob.read_bytes()
+    blob.write_bytes(b"x" + data[1:])
+    with pytest.raises(AssertionError):
+        kills.check_killed(world, folder)
+    blob.write_bytes(data)
+    (folder / "Modelfile").write_text("torn")
+    with pytest.raises(AssertionError, match="neither the old bytes nor the new"):
+        kills.check_killed(world, _with(folder, "Modelfile", b"FROM x\n", world))
+
+
+def _with(folder: Path, name: str, before: bytes, world: object) -> Path:
+    """A copy of the folder beside the pristine one, where the file had other bytes."""
+    import shutil
+
+    copy = folder.with_name("run")
+    shutil.copytree(folder, copy)
+    (folder / name).write_bytes(before)
+    return copy

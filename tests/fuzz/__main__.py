@@ -138,8 +138,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--scenario", action="append", help="kills: of these commands only")
     options = parser.parse_args(argv)
     if options.kind == "kills":
-        from tests.fuzz.kills import run_kills
+        from tests.fuzz.kills import SCENARIOS, run_kills
 
+        known = [s.name for s in SCENARIOS]
+        if unknown := set(options.scenario or ()) - set(known):
+            parser.error(f"no scenario {', '.join(unknown)} (expected {', '.join(known)})")
         return run_kills(options.count or 500, options.seed, options.scenario)
     options.count = options.count or 10_000
     return fuzz(options)

@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -280,11 +281,19 @@ def test_an_expired_signed_address_is_asked_for_again(pull: Pull, server: FakeRe
     """A 403 from the storage leads back to the registry for a new address."""
     with FakeRegistry(DATA) as storage:
         server.faults.redirect = f"http://127.0.0.1:{storage.port}/cdn/{{digest}}"
-        timer = threading.Timer(0.05, lambda: storage.faults.status.append(403))
+
+        def expire() -> None:
+            for _ in range(5000):
+                if storage.sent:  # the redirect was followed: from here on its target is remembered
+                    break
+                time.sleep(0.001)
+            storage.faults.status.append(403)
+
+        other = threading.Thread(target=expire)
         storage.faults.delay_s = 0.005
-        timer.start()
+        other.start()
         pull.fetch()
-        timer.join()
+        other.join()
         assert storage.faults.status == [], "the 403 was met in the middle of the transfer"
         assert len(server.asked("blobs")) >= 2
     assert digest_path(pull.target) == DIGEST

@@ -77,3 +77,17 @@ def test_a_temporary_file_in_use_is_waited_for_and_not_removed(tmp_path: Path) -
         assert temporary.read_bytes() == b"x"
     assert fs.remove_idle(temporary)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_temporary_file_of_somebody_else_is_not_written_into(tmp_path: Path) -> None:
+    """A second name of another file under the temporary name: that file keeps its bytes."""
+    target, other = tmp_path / "f", tmp_path / "other"
+    other.write_bytes(b"precious")
+    os.link(other, tmp_path / fs._temporary_name(target))
+    fs.write_atomic(target, b"new")
+    assert other.read_bytes() == b"precious"
+    assert target.read_bytes() == b"new"
+    (tmp_path / fs._temporary_name(target)).symlink_to(other)
+    with pytest.raises(StorageError):
+        fs.write_atomic(target, b"newer")
+    assert other.read_bytes() == b"precious"

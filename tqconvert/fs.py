@@ -564,9 +564,20 @@ def _open_alone(path: str | os.PathLike[str], until: float) -> int:
             time.sleep(0.01)
             continue
         # Between open and lock the other process may have given the file its name, or removed it.
-        if os.path.lexists(path) and os.path.samestat(os.fstat(fd), os.lstat(path)):
-            return fd
+        found = os.fstat(fd)
+        if os.path.lexists(path) and os.path.samestat(found, os.lstat(path)):
+            if _is_own(found):
+                return fd
+            os.close(fd)
+            os.unlink(path)
+            continue
         os.close(fd)
+
+
+def _is_own(found: os.stat_result) -> bool:
+    """Whether nobody else has a hand on the file: its name can be known before it is made."""
+    mine = not hasattr(os, "geteuid") or found.st_uid == os.geteuid()
+    return mine and found.st_nlink == 1
 
 
 def replace_open(own: Own, src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> None:

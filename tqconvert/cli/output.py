@@ -113,7 +113,7 @@ class Output:
             print(_to_json({**schema, **document}))
         elif self.quiet:
             for line in (quiet,) if isinstance(quiet, str) else quiet:
-                print(line)
+                print(visible(line) if sys.stdout.isatty() else line)
         elif text:
             print(visible(text) if sys.stdout.isatty() else text)
 

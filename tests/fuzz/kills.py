@@ -147,11 +147,9 @@ SCENARIOS: list[Scenario] = [
     Scenario("install --link copy", (*INSTALL, "--link", "copy"), with_other),
     Scenario("install --yes", (*INSTALL, "--yes"), after(("install", "@/m.gguf", "--as", "tiny:1b", *STORE))),
     Scenario("install --remove", ("install", "--remove", "tiny:1b", *STORE), after(INSTALL), codes=(0, 5)),
-]  # fmt: skip
-"""The commands that are killed; a further one is one more line here, such as that of push:
-
     Scenario("push", ("push", "tiny:1b", "%/library/tiny:1b", *STORE), after(INSTALL), service=docker_registry),
-"""
+]  # fmt: skip
+"""The commands that are killed; a further one is one more line here."""
 
 
 @dataclass

@@ -89,6 +89,8 @@ _PLANTED = (
     ("copy into one plane", _MAIN, "n/args.ne0%args.ne1,", "n/args.ne0,"),
     ("values taken for neighbours", _MAIN, "turbo_read(from, args.nb00, lane)", "turbo_read(from, 4, lane)"),
     ("heads in order of memory", _MAIN, "i23%args.ne2*args.nb2 + i23/args.ne2*args.nb3", "i23*args.nb2"),
+    ("a row of tiles more for whole ones", _TILED, "(args.ne01 + Q - 1)/Q", "(args.ne01 + Q + 1)/Q"),
+    ("masks of heads in reverse", _VEC, "+ iq2%args.ne32*args.nb32", "- iq2%args.ne32*args.nb32"),
     ("a tile less in a row of tiles", _TILED, "(args.ne11 + OP_FLASH_ATTN_EXT_NCPSG - 1)", "(args.ne11 + OP_FLASH_ATTN_EXT_NCPSG - 2)"),
     ("undefined values behind the mask", _TILED, "p > 0 ? p*factor_v[b] : 0", "p*factor_v[b]"),
     ("vec: undefined values behind the mask", _VEC, "weight > 0 ? weight*V::factor(row, xv%TURBO_LANES) : 0", "weight*V::factor(row, xv%TURBO_LANES)"),
@@ -159,7 +161,18 @@ def panel(mutant: Mutant) -> list[Case]:
         AttentionCase(
             "vec", "turbo4", "turbo3", 128, 70, 2, (6, 3), n_seq=3, gaps=True, one_mask=True
         ),
-        AttentionCase("vec", "turbo4", "turbo3", 512, 97, 2, n_seq=2, dim_v=128, simdgroups=2),
+        AttentionCase(
+            "vec",
+            "turbo4",
+            "turbo3",
+            512,
+            97,
+            2,
+            n_seq=2,
+            dim_v=128,
+            simdgroups=2,
+            mask_by_head=True,
+        ),
     ]
     tiled: list[Case] = [
         AttentionCase("tiled", "turbo3", "turbo4", 256, 161, 11, (4, 2), "nan", sinks=True),
@@ -172,6 +185,7 @@ def panel(mutant: Mutant) -> list[Case]:
         AttentionCase(
             "tiled", "turbo3", "turbo4", 256, 97, 11, (6, 3), n_seq=3, gaps=True, one_mask=True
         ),
+        AttentionCase("tiled", "turbo3", "turbo4", 256, 321, 16, (3, 1), mask_by_head=True),
         AttentionCase("tiled", "turbo3", "turbo4", 128, 130, 20, dim_v=256),
     ]
     rows: list[Case] = [

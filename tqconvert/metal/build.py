@@ -18,7 +18,7 @@ from tqconvert.runtime.process import end_group, start_group
 CPU = Path(__file__).parent / "cpu"
 """Shim, runtime and checker: a part of what is compiled."""
 _EMPTY_HEADERS = ("metal_stdlib", "metal_tensor", "stdint.h", "stddef.h")
-_CHECKS = ("array-bounds", "alignment", "shift-exponent", "integer-divide-by-zero")
+_CHECKS = ("array-bounds", "local-bounds", "alignment", "shift-exponent", "integer-divide-by-zero")
 _DEFINES = ("__METAL__=1", "__METAL_MACOS__=1", "__METAL_VERSION__=400")
 _FLAGS = (
     "-x", "c++", "-std=c++17", "-fPIC", "-w", "-fno-exceptions", "-fno-rtti", "-fdeclspec",
@@ -30,6 +30,8 @@ _FLAGS = (
 _CHECK_FLAGS = (
     "-fsanitize=thread", "-mllvm", "-tsan-instrument-func-entry-exit=0",
     "-fno-vectorize", "-fno-slp-vectorize",
+    # An index that unrolling makes a number is gone, with its array, before anyone looks at it.
+    "-fno-unroll-loops",
     # One kind each, and past the driver: zig's has its own mind about undefined behaviour.
     *(f for kind in _CHECKS for f in ("-Xclang", f"-fsanitize={kind}",
                                       "-Xclang", f"-fsanitize-recover={kind}")),
@@ -84,7 +86,7 @@ class Workshop:
         Raises NotFoundError, BuildFailedError with the compiler's first errors, KernelSourceError.
         """
         source = self.rewritten(unit)
-        flags = self._flags(unit)
+        flags = (*self._flags(unit), *(_CHECK_FLAGS if unit.checked else ()))
         text = f'#include "msl_shim.h"\n{source.text}'
         parts = ["msl_rt.cpp", *(["msl_chk.cpp"] if unit.checked else [])]
         key = _digest(self.compiler.version, flags, text, *(_cpu_text(p) for p in _cpu_files()))
@@ -95,10 +97,7 @@ class Workshop:
         with self._scratch() as scratch:
             cpp, obj, out = (Path(scratch, n) for n in ("unit.cpp", "unit.o", "unit.so"))
             cpp.write_text(text, "utf-8")
-            extra = _CHECK_FLAGS if unit.checked else ()
-            self._run(
-                [*flags, *extra, f"-I{CPU}", "-c", str(cpp), "-o", str(obj)], unit.path, scratch
-            )
+            self._run([*flags, f"-I{CPU}", "-c", str(cpp), "-o", str(obj)], unit.path, scratch)
             self._run(
                 [*_LINK, str(obj), *map(str, objects), "-o", str(out), "-lm"], unit.path, scratch
             )
@@ -112,7 +111,9 @@ class Workshop:
         """
         source = self.rewritten(unit)
         text = f'#include "msl_shim.h"\n{source.text}'
-        key = _digest(self.compiler.version, text, _cpu_text("msl_shim.h"), _cpu_text("msl_abi.h"))
+        flags = self._flags(unit)
+        headers = (_cpu_text(name) for name in ("msl_shim.h", "msl_abi.h"))
+        key = _digest(self.compiler.version, flags, text, *headers)
         marker = self.cache / "lib" / f"{unit.path.stem}-{key}.ok"
         if not marker.exists():
             with self._scratch() as scratch:
@@ -121,9 +122,7 @@ class Workshop:
                 # Not -fsyntax-only: zig wants a file to come out, and the front end's is soon written.
                 stop = ("-Xclang", "-disable-llvm-passes", "-emit-llvm", "-c")
                 out = ("-o", str(Path(scratch, "unit.bc")))
-                self._run(
-                    [*self._flags(unit), *stop, f"-I{CPU}", str(cpp), *out], unit.path, scratch
-                )
+                self._run([*flags, *stop, f"-I{CPU}", str(cpp), *out], unit.path, scratch)
             marker.touch()
         return source
 

@@ -23,12 +23,15 @@ def describe(kind: str, a: int, b: int) -> str:
             return f"{b} bytes at {offset}"
         case "device_out_of_bounds":
             return f"{b} bytes"
-        case "private_out_of_bounds":
+        case "private_out_of_bounds" if a:
             return f"index {a - (1 << 64) if a >> 63 else a}"
+        case "threadgroup_memory_limit":
+            return f"{a} bytes, at most {b}"
         case "threadgroup_race" | "simdgroup_race":
             return f"byte {a}, against thread {b}"
         case "device_race":
-            return f"{b} bytes at {a} of the buffer, against another threadgroup"
+            other = f"thread {b - 1} of the same threadgroup" if b else "another threadgroup"
+            return f"byte {a} of the buffer, against {other}"
         case "uninitialised_threadgroup_read":
             return f"byte {a}"
         case "divergent_barrier" if b:

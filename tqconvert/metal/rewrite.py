@@ -34,6 +34,12 @@ class Parameter:
     text: str
     """The declaration, tokens joined by spaces."""
 
+    @property
+    def read_only(self) -> bool:
+        """Whether the kernel may not write what it points to."""
+        pointed = re.split(r"[*&]", self.text)[0].split()
+        return "const" in pointed or "constant" in pointed
+
 
 @dataclass(frozen=True, slots=True)
 class Definition:
@@ -112,16 +118,17 @@ def rewrite(text: str, *, keep: str | None = None) -> Rewritten:
     tokens = tokenize(text)
     code = [t for t in tokens if t.kind not in ("space", "line")]
     found = _Found()
-    n = 0
+    n = depth = 0
     while n < len(code):
         t = code[n]
+        depth += (t.text == "{") - (t.text == "}")
         if t.text == "kernel":
             n = _take_kernel(code, n, keep, found)
             continue
         if t.kind == "attr" and t.attribute.startswith("function_constant"):
             _take_constant(code, n, found)
         elif t.text == "threadgroup" and _is_variable(code, n):
-            t.text = "MSL_TGVAR"
+            _take_variable(code, n, local=depth > 0)
         n += 1
     return _assemble("".join(t.text for t in tokens), found)
 
@@ -137,6 +144,20 @@ def _take_constant(code: list[Token], n: int, found: _Found) -> None:
         b -= 1
     if b >= 0:
         code[b].text = "MSL_FC"
+
+
+def _take_variable(code: list[Token], n: int, *, local: bool) -> None:
+    """`threadgroup` at `n` declares variables: the runtime hears of them where the threads come by."""
+    code[n].text = "MSL_TGVAR"
+    names, depth, end = list[str](), 0, n + 1
+    while end < len(code) and code[end].text != ";":
+        s = code[end].text
+        depth += (s in ("[", "<", "(", "{")) - (s in ("]", ">", ")", "}"))
+        if depth == 0 and code[end].kind == "id" and code[end + 1].text in ("[", ",", ";", "="):
+            names.append(s)
+        end += 1
+    if local and end < len(code):
+        code[end].text = ";" + "".join(f" MSL_TGUSE({name})" for name in names)
 
 
 def _take_kernel(code: list[Token], n: int, keep: str | None, found: _Found) -> int:
@@ -269,7 +290,7 @@ def _assemble(body: str, found: _Found) -> Rewritten:
     lines = ["\n"]
     for name in dict.fromkeys(k.definition for k in kernels):
         params = found.definitions[name].parameters
-        rows = ", ".join(f"{{msl::{p.kind}, {p.index}}}" for p in params) or "{0, 0}"
+        rows = ", ".join(f"{{msl::{p.kind}, {p.index}, {p.read_only:d}}}" for p in params) or "{0}"
         lines.append(f"static const msl::Param msl_p_{name}[] = {{{rows}}};\n")
     lines.append("MSL_EXPORT const msl::KernelRecord msl_kernels[] = {\n")
     for k in kernels:

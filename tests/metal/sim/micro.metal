@@ -204,6 +204,165 @@ kernel void shift_good(constant args_t &a, device uint *y, uint i [[thread_index
   y[i] = 1u << ((a.n * 8 + i) & 31);
 }
 
+kernel void private_pointer(constant args_t &a, device float *y, uint i [[thread_position_in_grid]]) {
+  float t[4] = {1, 2, 3, 4};
+  thread float *p = t;
+  y[i] = p[(i + a.n) & 7]; // FIND: private_out_of_bounds
+}
+kernel void private_pointer_good(constant args_t &a, device float *y, uint i [[thread_position_in_grid]]) {
+  float t[4] = {1, 2, 3, 4};
+  thread float *p = t;
+  y[i] = p[(i + a.n) & 3];
+}
+
+template <typename T> T pick(thread T *p, int i) {
+  return p[i]; // FIND: private_out_of_bounds
+}
+template <typename T> T pick_good(thread T *p, int i) { return p[i & 3]; }
+kernel void through_function(constant args_t &a, device float *y, uint i [[thread_position_in_grid]]) {
+  float t[4] = {1, 2, 3, 4};
+  y[i] = pick(t, (i + a.n) & 7);
+}
+kernel void through_function_good(constant args_t &a, device float *y, uint i [[thread_position_in_grid]]) {
+  float t[4] = {1, 2, 3, 4};
+  y[i] = pick_good(t, (i + a.n) & 7);
+}
+
+kernel void unrolled(constant args_t &a, device float *y, uint i [[thread_position_in_grid]]) {
+  float t[4] = {1, 2, 3, 4}, sum = a.n;
+  thread float *p = t;
+#pragma unroll
+  for (short k = 0; k <= 4; k++)
+    sum += p[k]; // FIND: private_out_of_bounds
+  y[i] = sum;
+}
+kernel void unrolled_good(constant args_t &a, device float *y, uint i [[thread_position_in_grid]]) {
+  float t[4] = {1, 2, 3, 4}, sum = a.n;
+  thread float *p = t;
+#pragma unroll
+  for (short k = 0; k < 4; k++)
+    sum += p[k];
+  y[i] = sum;
+}
+
+kernel void variables(device float *y, uint i [[thread_index_in_threadgroup]]) {
+  threadgroup float s[64];
+  threadgroup float t[64];
+  threadgroup float *p = i < 32 ? s : t;
+  p[i % 32 + 33] = i; // FIND: threadgroup_out_of_bounds
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  y[i] = p[i % 32 + 32];
+}
+kernel void variables_good(device float *y, uint i [[thread_index_in_threadgroup]]) {
+  threadgroup float s[64], t[64];
+  threadgroup float *p = i < 32 ? s : t;
+  p[i % 32 + 32] = i;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  y[i] = p[i % 32 + 32];
+}
+
+kernel void arguments(device float *y, uint i [[thread_index_in_threadgroup]],
+                      threadgroup float *s [[threadgroup(0)]], threadgroup float *t [[threadgroup(1)]]) {
+  s[i + 1] = i; // FIND: threadgroup_out_of_bounds
+  t[i] = i;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  y[i] = t[63 - i];
+}
+kernel void arguments_good(device float *y, uint i [[thread_index_in_threadgroup]],
+                           threadgroup float *s [[threadgroup(0)]], threadgroup float *t [[threadgroup(1)]]) {
+  s[i] = i;
+  t[i] = i;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  y[i] = t[63 - i] + s[63 - i];
+}
+
+kernel void too_much(device float *y, uint i [[thread_index_in_threadgroup]]) {
+  threadgroup float s[8193]; // FIND: threadgroup_memory_limit
+  s[i] = i;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  y[i] = s[63 - i];
+}
+kernel void too_much_good(device float *y, uint i [[thread_index_in_threadgroup]]) {
+  threadgroup float s[8192];
+  s[i] = i;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  y[i] = s[63 - i];
+}
+
+// A function of the simdgroup exchanges its arguments and orders no memory.
+kernel void behind_collective(device float *y, uint i [[thread_index_in_threadgroup]],
+                              threadgroup float *s [[threadgroup(0)]]) {
+  s[i] = i;
+  float v = simd_sum(s[i]);
+  y[i] = v + s[i ^ 1]; // FIND: simdgroup_race
+}
+kernel void behind_collective_good(device float *y, uint i [[thread_index_in_threadgroup]],
+                                   threadgroup float *s [[threadgroup(0)]]) {
+  s[i] = i;
+  float v = simd_sum(s[i]);
+  simdgroup_barrier(mem_flags::mem_threadgroup);
+  y[i] = v + s[i ^ 1];
+}
+
+kernel void other_memory(device float *y, uint i [[thread_index_in_threadgroup]],
+                         threadgroup float *s [[threadgroup(0)]]) {
+  s[i] = i;
+  threadgroup_barrier(mem_flags::mem_device);
+  y[i] = s[i ^ 32]; // FIND: threadgroup_race
+}
+kernel void other_memory_good(device float *y, uint i [[thread_index_in_threadgroup]],
+                              threadgroup float *s [[threadgroup(0)]]) {
+  s[i] = i;
+  threadgroup_barrier(mem_flags::mem_device | mem_flags::mem_threadgroup);
+  y[i] = s[i ^ 32];
+}
+
+kernel void no_memory(device float *y, uint i [[thread_index_in_threadgroup]],
+                      threadgroup float *s [[threadgroup(0)]]) {
+  s[i] = i;
+  simdgroup_barrier(mem_flags::mem_none);
+  y[i] = s[i ^ 1]; // FIND: simdgroup_race
+}
+kernel void no_memory_good(device float *y, uint i [[thread_index_in_threadgroup]],
+                           threadgroup float *s [[threadgroup(0)]]) {
+  s[i] = i;
+  simdgroup_barrier(mem_flags::mem_threadgroup);
+  simdgroup_barrier(mem_flags::mem_none);
+  y[i] = s[i ^ 1];
+}
+
+kernel void within_group(device float *y, uint i [[thread_index_in_threadgroup]]) {
+  y[i] = i;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  float v = y[i ^ 32]; // FIND: device_race
+  threadgroup_barrier(mem_flags::mem_device);
+  y[i] = v;
+}
+kernel void within_group_good(device float *y, uint i [[thread_index_in_threadgroup]]) {
+  y[i] = i;
+  threadgroup_barrier(mem_flags::mem_device);
+  float v = y[i ^ 32];
+  threadgroup_barrier(mem_flags::mem_device);
+  y[i] = v;
+}
+
+kernel void read_again_good(device float *y, uint i [[thread_index_in_threadgroup]],
+                            threadgroup float *s [[threadgroup(0)]]) {
+  s[i] = i;
+  simdgroup_barrier(mem_flags::mem_threadgroup);
+  float v = s[i ^ 1];
+  simdgroup_barrier(mem_flags::mem_threadgroup);
+  v += s[i];
+  s[i] = v;
+  y[i] = v;
+}
+kernel void neighbours_good(device float *y, uint i [[thread_index_in_threadgroup]],
+                            threadgroup uchar *s [[threadgroup(0)]]) {
+  s[i] = uchar(i);
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  y[i] = s[i ^ 32] + ((threadgroup ushort *)s)[i / 2];
+}
+
 kernel void local_good(device float *y, uint i [[thread_index_in_threadgroup]]) {
   threadgroup float s[64];
   s[i] = 2 * i;

@@ -19,12 +19,19 @@ N = 64
 
 def expected() -> dict[str, tuple[str, int]]:
     """Kernel -> kind and line of the finding that it must have."""
-    found, kernel = {}, ""
+    found, kernel, early = {}, "", None
     for number, line in enumerate(SOURCE.splitlines(), start=1):
         if m := re.match(r"kernel void (\w+)\(", line):
             kernel = m.group(1)
+            if early:
+                found[kernel], early = early, None
+        if line.startswith("template"):
+            kernel = ""  # what follows belongs to the kernel that calls it
         if m := re.search(r"// FIND: (\w+)$", line):
-            found[kernel] = (m.group(1), number)
+            if kernel:
+                found[kernel] = (m.group(1), number)
+            else:
+                early = (m.group(1), number)
     return found
 
 
@@ -43,11 +50,11 @@ def run(simulator: Simulator, kernel: str, *, checked: bool = True, level: bool 
 
 
 def launch(program: Program, kernel: str) -> Launch:
-    """A launch of 64 threads with 256 bytes of threadgroup memory where the kernel takes some."""
+    """A launch of 64 threads with 256 bytes for each argument in threadgroup memory."""
     parameters = program.source.parameters(kernel)
     names = {p.index: p.text.split()[-1] for p in parameters if p.kind == "BUFFER"}
     buffers = slots(*(names.get(i) for i in range(max(names) + 1)))
-    tg = (4 * N,) if any(p.kind == "TGMEM" for p in parameters) else ()
+    tg = (4 * N,) * sum(p.kind == "TGMEM" for p in parameters)
     grid = (2 if kernel.startswith("groups") else 1, 1, 1)
     return Launch(kernel, buffers, grid, (N, 1, 1), threadgroup=tg)
 

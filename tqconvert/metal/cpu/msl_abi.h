@@ -21,6 +21,7 @@
   X(simdgroup_race)                  \
   X(device_race)                     \
   X(uninitialised_threadgroup_read)  \
+  X(threadgroup_memory_limit)        \
   X(divergent_barrier)               \
   X(barrier_with_exited_threads)     \
   X(divergent_simd_function)         \
@@ -38,7 +39,22 @@ enum FindingKind : uint32_t { MSL_KINDS(X) KINDS };
 
 enum ParamKind : uint8_t { BUFFER, TGMEM, TPIG, TGPIG, TPITG, TPTG, TGPG, TPG, TIITG, TIISG, SGITG, SGPTG, TPSG };
 struct Param {
-  uint8_t kind, index;
+  uint8_t kind, index, read_only;
+};
+// The running thread and what orders its accesses: a pair of numbers for threadgroup memory and one for device memory.
+// `group` goes up at barriers of the threadgroup, `simd` at those and at barriers of the thread's simdgroup.
+struct Epochs {
+  uint32_t group, simd;
+};
+struct Who {
+  uint32_t thread, simdgroup; // from 1
+  uint32_t serial;            // of the threadgroup, over all launches
+  Epochs threadgroup, device;
+  char *stack_low, *stack_high;
+};
+// A part of threadgroup memory: an argument or a variable.
+struct Area {
+  char *low, *high;
 };
 // Everything that a thread's kernel parameters can ask for.
 struct Context {
@@ -67,7 +83,10 @@ extern "C" {
 // The thread joins the others of its simdgroup; the last to arrive runs `fn` for all of them.
 void msl_collective(msl_collective_fn fn, const void *in, void *out, uint32_t aux, const char *file, uint32_t line)
     __attribute__((convergent, noduplicate));
-void msl_threadgroup_barrier(const char *file, uint32_t line) __attribute__((convergent, noduplicate));
+void msl_threadgroup_barrier(uint32_t flags, const char *file, uint32_t line)
+    __attribute__((convergent, noduplicate));
+// A threadgroup variable, where a thread comes to its declaration.
+void msl_tg_variable(void *at, size_t size, const char *file, uint32_t line);
 const void *msl_in(void *simdgroup, uint32_t lane);
 void *msl_out(void *simdgroup, uint32_t lane);
 uint32_t msl_aux(void *simdgroup, uint32_t lane);
@@ -78,6 +97,6 @@ void msl_finding(uint32_t kind, const char *file, uint32_t line, void *pc, uint6
 void msl_atomic(void *address, size_t size, int store, void *pc);
 // Lets the lanes of the simdgroup come level before a memory operation, where that is asked for.
 void msl_level(int is_store);
-// The running thread, or 0 outside of kernels.
-int msl_running(uint32_t *lane, uint32_t *simdgroup, uint32_t *simd_epoch, uint32_t *group_epoch);
+// The running thread, or 0 outside of kernels and while a function of the simdgroup runs for all lanes.
+const msl::Who *msl_who(void);
 }

@@ -1,9 +1,10 @@
-// Checks every memory access of a kernel that was compiled with -fsanitize=thread and some of undefined,array-bounds.
+// Checks every memory access of a kernel that was compiled with -fsanitize=thread and some of undefined,bounds.
 //
 // It answers the calls that those options insert; no sanitizer library is linked, so the result loads anywhere. An
-// access must lie in a buffer of the launch, in the module's constants, in a thread's stack or in threadgroup memory.
-// For the latter each two bytes remember who wrote and read them last and in which epoch: an epoch of a simdgroup
-// ends where all its lanes come level, one of the threadgroup at a barrier.
+// access must lie in a buffer of the launch, in the module's constants, in the thread's own stack or in one part of
+// threadgroup memory. Of threadgroup memory and of buffers that a kernel may write it is remembered who wrote and read
+// last, and in which epoch: an epoch ends at a barrier that names that memory, of all threads or of a simdgroup's. A
+// function of the simdgroup ends none: Metal does not say that it orders memory.
 #include "msl_abi.h"
 #include <stdlib.h>
 #include <string.h>
@@ -27,144 +28,204 @@ struct Range {
   char *low, *high;
   bool holds(const char *a, size_t n) const { return a >= low && a + n <= high; }
 };
-struct Cell { // threads are counted from 1, 0 is nobody
-  uint32_t writer, write_simd_epoch, write_epoch;
-  uint32_t reader, read_simd_epoch, read_epoch;
-  uint32_t readers; // 1: several lanes of one simdgroup, 3: several simdgroups
+// Threads and simdgroups count from 1, 0 is nobody. Epochs never go back, so nothing has to be cleared.
+struct Cell {
+  uint32_t writer;
+  Epochs written;
+  uint32_t reader, foreign; // of the last simdgroup that read, and of another one in the same epoch
+  Epochs read;
+  bool more; // readers in that simdgroup and its epoch
 };
-// Who touched a byte of a buffer: threadgroups by number, from 1, ANY for several. They run in no order, so one
-// must not touch what another writes. Numbers wrap; what that hides is one pair in 65534.
+// The same for a byte of a buffer, and the threadgroups that touched it: they run in no order, so that one must not
+// touch what another writes.
 struct Touched {
-  uint16_t writer, reader;
+  uint32_t write_serial, read_serial;
+  Cell cell;
 };
-constexpr uint16_t ANY = 0xffff;
+constexpr uint32_t ANY = ~0u;
+struct Buffer {
+  Range range;
+  bool tracked;
+};
 Touched *touched[32];
 size_t touched_room[32];
-uint16_t group_number;
-Range buffers[32], tg, stacks, vars, image;
-int n_buffers;
-Cell *cells;
+uint32_t first_serial; // of this launch
+Buffer buffers[32];
+Range tg, vars, stacks, image;
+int n_buffers, n_areas;
+const Area *areas;
+// Accesses of two bytes and more have a cell for each two, those of one byte have their own: lanes that write
+// neighbouring bytes do not race.
+Cell *pairs, *bytes;
+bool single_bytes; // some were met in this threadgroup
 uint8_t *written;
 
-void device_access(int buffer, char *a, size_t n, bool store, void *pc) {
-  Touched *t = touched[buffer] + (a - buffers[buffer].low);
-  bool race = false;
-  for (size_t i = 0; i < n; i++) {
-    race |= t[i].writer && t[i].writer != group_number;
-    if (store) {
-      race |= t[i].reader && t[i].reader != group_number;
-      t[i].writer = group_number;
-    } else {
-      t[i].reader = t[i].reader && t[i].reader != group_number ? ANY : group_number;
-    }
+uint32_t simdgroup_of(uint32_t thread) { return (thread + 31) / 32; }
+
+// The thread, from 1, whose access the new one races with, and whether that is of the same simdgroup.
+uint32_t conflict(const Cell &c, const Who &me, Epochs now, bool store, bool *near) {
+  if (c.writer && c.writer != me.thread && c.written.group == now.group) {
+    *near = simdgroup_of(c.writer) == me.simdgroup;
+    if (!*near || c.written.simd == now.simd) return c.writer;
   }
-  if (race) msl_finding(device_race, nullptr, 0, pc, a - buffers[buffer].low, n);
+  if (!store || !c.reader || c.read.group != now.group) return 0;
+  *near = simdgroup_of(c.reader) == me.simdgroup;
+  if (!*near) return c.reader;
+  if (c.foreign) return *near = false, c.foreign;
+  return c.read.simd == now.simd && (c.reader != me.thread || c.more) ? c.reader : 0;
 }
 
-void shadow(size_t offset, size_t n, bool store, char *a, void *pc) {
-  msl_level(store);
-  uint32_t lane, group, simd_epoch, epoch;
-  if (!msl_running(&lane, &group, &simd_epoch, &epoch)) return;
-  uint32_t me = group * 32 + lane + 1;
-  for (size_t i = offset / 2; i <= (offset + n - 1) / 2; i++) {
-    Cell &c = cells[i];
-    if (c.writer && c.writer != me && c.write_epoch == epoch) {
-      if ((c.writer - 1) / 32 != group)
-        msl_finding(threadgroup_race, nullptr, 0, pc, offset, c.writer - 1);
-      else if (c.write_simd_epoch == simd_epoch)
-        msl_finding(simdgroup_race, nullptr, 0, pc, offset, c.writer - 1);
-    }
-    if (store) {
-      if (c.reader && c.read_epoch == epoch && (c.reader != me || c.readers)) {
-        if ((c.reader - 1) / 32 != group || (c.readers & 2))
-          msl_finding(threadgroup_race, nullptr, 0, pc, offset, c.reader - 1);
-        else if (c.read_simd_epoch == simd_epoch)
-          msl_finding(simdgroup_race, nullptr, 0, pc, offset, c.reader - 1);
-      }
-      c.writer = me;
-      c.write_simd_epoch = simd_epoch;
-      c.write_epoch = epoch;
-      continue;
-    }
-    if (!c.reader || c.read_epoch != epoch)
-      c.readers = 0;
-    else if (c.reader != me)
-      c.readers |= (c.reader - 1) / 32 != group ? 3 : 1;
-    c.reader = me;
-    c.read_simd_epoch = simd_epoch;
-    c.read_epoch = epoch;
-  }
+void note(Cell &c, const Who &me, Epochs now, bool store) {
   if (store) {
-    memset(written + offset, 1, n);
-  } else if (memchr(written + offset, 0, n)) {
-    msl_finding(uninitialised_threadgroup_read, nullptr, 0, pc, offset, 0);
+    c.writer = me.thread;
+    c.written = now;
+    return;
   }
-  (void)a;
+  bool again = c.reader && c.read.group == now.group;
+  bool near = again && simdgroup_of(c.reader) == me.simdgroup;
+  if (near && c.read.simd == now.simd) {
+    c.more |= c.reader != me.thread;
+    return;
+  }
+  c.foreign = !again ? 0 : near ? c.foreign : c.reader;
+  c.reader = me.thread;
+  c.read = now;
+  c.more = false;
+}
+
+void device_access(int buffer, char *a, size_t n, bool store, void *pc) {
+  Buffer &b = buffers[buffer];
+  if (!b.tracked && !store) return;
+  const Who *me = msl_who();
+  if (!me) return;
+  Touched *t = touched[buffer] + (a - b.range.low);
+  uint32_t serial = me->serial, other = 0;
+  bool race = false, near;
+  for (size_t i = 0; i < n; i++) {
+    Touched &x = t[i];
+    race |= x.write_serial >= first_serial && x.write_serial != serial;
+    race |= store && x.read_serial >= first_serial && x.read_serial != serial;
+    if (uint32_t thread = conflict(x.cell, *me, me->device, store, &near)) other = thread;
+    note(x.cell, *me, me->device, store);
+    if (store)
+      x.write_serial = serial;
+    else
+      x.read_serial = x.read_serial >= first_serial && x.read_serial != serial ? ANY : serial;
+  }
+  if (race)
+    msl_finding(device_race, nullptr, 0, pc, a - b.range.low, 0);
+  else if (other)
+    msl_finding(device_race, nullptr, 0, pc, a - b.range.low, other);
+}
+
+void shadow(size_t offset, size_t n, bool store, void *pc, size_t shown) {
+  msl_level(store);
+  const Who *me = msl_who();
+  if (!me) return;
+  Epochs now = me->threadgroup;
+  uint32_t other = 0;
+  bool near = false, is_near = false;
+  size_t end = offset + n;
+  if (n > 1)
+    for (size_t i = offset / 2; i <= (end - 1) / 2; i++) {
+      if (uint32_t thread = conflict(pairs[i], *me, now, store, &near)) other = thread, is_near = near;
+      note(pairs[i], *me, now, store);
+    }
+  if (n == 1 || single_bytes)
+    for (size_t i = offset; i < end; i++)
+      if (uint32_t thread = conflict(bytes[i], *me, now, store, &near)) other = thread, is_near = near;
+  if (n == 1) {
+    if (uint32_t thread = conflict(pairs[offset / 2], *me, now, store, &near)) other = thread, is_near = near;
+    note(bytes[offset], *me, now, store);
+    single_bytes = true;
+  }
+  if (other) msl_finding(is_near ? simdgroup_race : threadgroup_race, nullptr, 0, pc, shown, other - 1);
+  if (store)
+    memset(written + offset, 1, n);
+  else if (memchr(written + offset, 0, n))
+    msl_finding(uninitialised_threadgroup_read, nullptr, 0, pc, shown, 0);
+}
+
+// Where the shadow of an address in threadgroup memory lies: arguments come first, then variables.
+size_t place(char *a) { return a >= tg.low && a < tg.high ? a - tg.low : tg.high - tg.low + (a - vars.low); }
+
+void threadgroup_access(char *a, size_t n, bool store, void *pc) {
+  const Area *nearest = nullptr;
+  size_t least = ~(size_t)0;
+  for (int i = 0; i < n_areas; i++) {
+    const Area &x = areas[i];
+    if (a >= x.low && a + n <= x.high) return shadow(place(a), n, store, pc, a - x.low);
+    size_t distance = a < x.low ? x.low - a : a >= x.high ? a - x.high : 0;
+    if (distance < least) least = distance, nearest = &x;
+  }
+  msl_finding(threadgroup_out_of_bounds, nullptr, 0, pc, nearest ? (uint64_t)(a - nearest->low) : 0, n);
 }
 
 void check(char *a, size_t n, bool store, void *pc) {
-  if (!n || stacks.holds(a, n)) return;
-  if (a >= tg.low && a < tg.high) {
-    size_t inside = a + n > tg.high ? tg.high - a : n;
-    if (inside < n) msl_finding(threadgroup_out_of_bounds, nullptr, 0, pc, a - tg.low, n);
-    shadow(a - tg.low, inside, store, a, pc);
-  } else if (vars.holds(a, n)) {
-    shadow(tg.high - tg.low + (a - vars.low), n, store, a, pc);
-  } else {
-    for (int i = 0; i < n_buffers; i++)
-      if (buffers[i].holds(a, n)) return device_access(i, a, n, store, pc);
-    if (image.holds(a, n)) return;
-    bool behind = a >= tg.high && a < tg.high + 16384, before = a < tg.low && a >= tg.low - 16384;
-    msl_finding(behind || before ? threadgroup_out_of_bounds : device_out_of_bounds, nullptr, 0, pc,
-                behind || before ? a - tg.low : (uint64_t)a, n);
+  if (!n) return;
+  if (stacks.holds(a, n)) {
+    const Who *me = msl_who();
+    if (me && (a < me->stack_low || a + n > me->stack_high)) msl_finding(private_out_of_bounds, nullptr, 0, pc, 0, n);
+    return;
   }
+  if ((a >= tg.low && a < tg.high) || (a >= vars.low && a < vars.high)) return threadgroup_access(a, n, store, pc);
+  for (int i = 0; i < n_buffers; i++)
+    if (buffers[i].range.holds(a, n)) return device_access(i, a, n, store, pc);
+  if (image.holds(a, n)) return;
+  bool before = a < tg.low && a >= tg.low - 16384;
+  msl_finding(before ? threadgroup_out_of_bounds : device_out_of_bounds, nullptr, 0, pc,
+              before ? a - areas[0].low : (uint64_t)a, n);
 }
 
 void aligned(char *a, size_t n, void *pc) {
   if ((uintptr_t)a % (n > 8 ? 8 : n)) msl_finding(misaligned_access, nullptr, 0, pc, (uint64_t)a, n);
 }
 
-struct Place {
-  const char *file;
-  uint32_t line, column;
-};
+struct Data;
 } // namespace
 
 extern "C" {
-void msl_chk_begin(void **b, size_t *sizes, int n, char *tg_at, size_t tg_size, char *st, size_t st_size, char *va,
-                   size_t va_size) {
+void msl_chk_begin(void **b, size_t *sizes, const uint8_t *read_only, int n, uint32_t serial, Area tg_at, Area vars_at,
+                   Area stacks_at) {
   static size_t room;
   n_buffers = 0;
   for (int i = 0; i < n && i < 32; i++)
-    if (b[i]) {
-      int k = n_buffers++;
-      buffers[k] = {(char *)b[i], (char *)b[i] + sizes[i]};
-      if (sizes[i] > touched_room[k]) {
-        free(touched[k]);
-        touched[k] = (Touched *)malloc(sizes[i] * sizeof(Touched));
-        touched_room[k] = sizes[i];
-      }
-      memset((void *)touched[k], 0, sizes[i] * sizeof(Touched));
+    if (b[i]) buffers[n_buffers++] = {{(char *)b[i], (char *)b[i] + sizes[i]}, !read_only[i]};
+  // What is bound twice and written in one of the places is the same memory.
+  for (int i = 0; i < n_buffers; i++)
+    for (int k = 0; k < n_buffers; k++)
+      if (buffers[k].tracked && buffers[k].range.low < buffers[i].range.high &&
+          buffers[i].range.low < buffers[k].range.high)
+        buffers[i].tracked = true;
+  for (int i = 0; i < n_buffers; i++) {
+    size_t size = buffers[i].range.high - buffers[i].range.low;
+    if (size > touched_room[i]) {
+      free(touched[i]);
+      touched[i] = (Touched *)calloc(size, sizeof(Touched));
+      touched_room[i] = size;
     }
-  group_number = 0;
-  tg = {tg_at, tg_at + tg_size};
-  stacks = {st, st + st_size};
-  vars = {va, va + va_size};
+  }
+  first_serial = serial + 1;
+  tg = {tg_at.low, tg_at.high};
+  vars = {vars_at.low, vars_at.high};
+  stacks = {stacks_at.low, stacks_at.high};
   image = {msl_image, msl_image_end};
-  size_t need = tg_size + va_size + 16;
+  size_t need = tg.high - tg.low + (vars.high - vars.low) + 16;
   if (need > room) {
-    free(cells);
+    free(pairs);
+    free(bytes);
     free(written);
-    cells = (Cell *)calloc(need / 2 + 1, sizeof(Cell));
+    pairs = (Cell *)calloc(need / 2 + 1, sizeof(Cell));
+    bytes = (Cell *)calloc(need, sizeof(Cell));
     written = (uint8_t *)calloc(need, 1);
     room = need;
   }
 }
-void msl_chk_group() {
-  group_number = group_number % (ANY - 1) + 1;
-  size_t n = tg.high - tg.low + (vars.high - vars.low);
-  memset((void *)cells, 0, sizeof(Cell) * (n / 2 + 1));
-  memset(written, 0, n);
+void msl_chk_areas(const Area *all, int n, int n_new) {
+  areas = all;
+  n_areas = n;
+  for (int i = n - n_new; i < n; i++) memset(written + place(areas[i].low), 0, areas[i].high - areas[i].low);
+  if (n_new == n) single_bytes = false;
 }
 
 #define PC __builtin_return_address(0)
@@ -203,30 +264,31 @@ void *__tsan_memset(void *to, int value, size_t n) {
 
 void msl_atomic(void *address, size_t n, int store, void *pc) {
   char *a = (char *)address;
-  bool in_tg = tg.holds(a, n), in_vars = vars.holds(a, n);
-  if (!in_tg && !in_vars) {
-    for (int i = 0; i < n_buffers; i++)
-      if (buffers[i].holds(a, n)) return;
-    check(a, n, store, pc);
-    return;
-  }
-  size_t offset = in_tg ? a - tg.low : tg.high - tg.low + (a - vars.low);
-  if (store != 1 && memchr(written + offset, 0, n))
-    msl_finding(uninitialised_threadgroup_read, nullptr, 0, pc, offset, 0);
-  memset(written + offset, 1, n);
+  bool in_tg = tg.holds(a, n) || vars.holds(a, n);
+  for (int i = 0; !in_tg && i < n_buffers; i++)
+    if (buffers[i].range.holds(a, n)) return;
+  for (int i = 0; in_tg && i < n_areas; i++)
+    if (a >= areas[i].low && a + n <= areas[i].high) {
+      if (store != 1 && memchr(written + place(a), 0, n))
+        msl_finding(uninitialised_threadgroup_read, nullptr, 0, pc, a - areas[i].low, 0);
+      memset(written + place(a), 1, n);
+      return;
+    }
+  check(a, n, store, pc);
 }
 
-// The caller's place is used, not the one in `place`, for it can lie in the shim.
-void __ubsan_handle_out_of_bounds(Place *, uintptr_t index) {
+// The caller's place is used, not the one in the data, for it can lie in the shim.
+void __ubsan_handle_out_of_bounds(Data *, uintptr_t index) {
   msl_finding(private_out_of_bounds, nullptr, 0, PC, index, 0);
 }
-void __ubsan_handle_type_mismatch_v1(Place *, uintptr_t address) {
+void __ubsan_handle_type_mismatch_v1(Data *, uintptr_t address) {
   msl_finding(misaligned_access, nullptr, 0, PC, address, 0);
 }
-void __ubsan_handle_shift_out_of_bounds(Place *, uintptr_t, uintptr_t by) {
+void __ubsan_handle_shift_out_of_bounds(Data *, uintptr_t, uintptr_t by) {
   msl_finding(shift_out_of_range, nullptr, 0, PC, by, 0);
 }
-void __ubsan_handle_divrem_overflow(Place *, uintptr_t, uintptr_t) {
+void __ubsan_handle_local_out_of_bounds() { msl_finding(private_out_of_bounds, nullptr, 0, PC, 0, 0); }
+void __ubsan_handle_divrem_overflow(Data *, uintptr_t, uintptr_t) {
   msl_finding(division_by_zero, nullptr, 0, PC, 0, 0);
 }
 }

@@ -3,7 +3,7 @@
 // A function of a simdgroup parks its lane; the last lane to arrive runs it for all and goes on, and a barrier
 // works likewise. "The same function" is told by source line and implementation. Threadgroup memory has its exact
 // size, ends at a guard page and is filled with 0xff (a NaN) before each threadgroup, as are `threadgroup`
-// variables of kernel bodies. Buffers end at a guard page too, and small integers see a trap where a GPU would
+// variables of kernel bodies where the first thread comes to them. Buffers end at a guard page too, and small integers see a trap where a GPU would
 // go on: all this ends the process with the findings written, so launches belong into a child process.
 #include "msl_abi.h"
 #include <signal.h>
@@ -38,9 +38,10 @@ extern char __ehdr_start[] __attribute__((visibility("hidden")));
 #define msl_image __ehdr_start
 #endif
 void msl_switch(void **save, void *to);
-void msl_chk_begin(void **buffers, size_t *sizes, int n, char *tg, size_t tg_size, char *stacks, size_t stacks_size,
-                   char *vars, size_t vars_size) __attribute__((weak));
-void msl_chk_group(void) __attribute__((weak));
+void msl_chk_begin(void **buffers, size_t *sizes, const uint8_t *read_only, int n, uint32_t serial, Area tg, Area vars,
+                   Area stacks) __attribute__((weak));
+// The areas of threadgroup memory; called for each threadgroup, and again when a variable is added.
+void msl_chk_areas(const Area *areas, int n, int n_new) __attribute__((weak));
 }
 
 // ---- switch of fibers: saves what the ABI has a callee save
@@ -97,9 +98,12 @@ asm(".text\n.globl " SYMBOL "\n.p2align 2\n" SYMBOL ":\n"
 #endif
 
 namespace {
-constexpr uint32_t MAX_THREADS = 1024, WIDTH = 32, MAX_TG_BYTES = 32768, MAX_FINDINGS = 64, MAX_CALLERS = 6;
+constexpr uint32_t MAX_THREADS = 1024, WIDTH = 32, MAX_TG_BYTES = 32768, MAX_FINDINGS = 256, MAX_CALLERS = 6;
+constexpr uint32_t MAX_TG = 8, MAX_AREAS = 64, TG_FLAG = 2, DEVICE_FLAG = 1;
 constexpr size_t STACK = 256 * 1024;
 constexpr size_t SLACK = 64 * 1024; // what a checked build may touch behind an end
+constexpr size_t GAP = 256;         // between two parts of threadgroup memory: 0 on a GPU, which hides what runs over
+constexpr size_t TG_ROOM = MAX_TG_BYTES + MAX_TG * GAP;
 
 enum State : uint8_t { RUNNING, IN_SIMD, IN_BARRIER, ENDED, LEVELLING };
 struct Simdgroup;
@@ -119,8 +123,8 @@ struct Simdgroup {
   Lane *lanes;
   uint32_t size, live, waiting, number;
   uint32_t runnable; // bit per lane
-  uint32_t epoch;    // counts the points at which all lanes were level
   uint32_t levelling;
+  uint32_t tg_epoch, device_epoch; // count the barriers that order memory between the lanes
 };
 struct Finding {
   uint32_t kind, line;
@@ -133,14 +137,18 @@ struct Finding {
 
 Lane *lanes;
 Simdgroup *groups;
-uint32_t n_threads, n_groups, live_threads, waiting_threads, group_epoch;
+uint32_t n_threads, n_groups, live_threads, waiting_threads;
+uint32_t tg_epoch, device_epoch, serial; // never go back, so that what a shadow holds of earlier groups is stale
+Area areas[MAX_AREAS];
+uint32_t n_areas, n_arguments;
+size_t tg_bytes;
 void *main_sp;
 Lane *running;
 Lane *performing; // one of the lanes whose function of the simdgroup runs now
 char *stacks, *tg_base;
 const KernelRecord *kernel_;
 Finding findings[MAX_FINDINGS];
-int n_findings;
+int n_findings, n_untold;
 uint64_t n_collectives, n_barriers, n_switches;
 char error[512];
 int level_lanes; // emulate lanes in step
@@ -179,7 +187,9 @@ void complete(Simdgroup *g, uint32_t mask) {
   performing = first;
   if (first->fn) first->fn(g, mask);
   performing = nullptr;
-  g->epoch++;
+  // A function of the simdgroup exchanges its arguments; memory is ordered by barriers alone.
+  if (!first->fn && (first->aux & TG_FLAG)) g->tg_epoch++;
+  if (!first->fn && (first->aux & DEVICE_FLAG)) g->device_epoch++;
   for (uint32_t m = mask; m; m &= m - 1) g->lanes[__builtin_ctz(m)].state = RUNNING;
   g->runnable |= mask;
   g->waiting -= __builtin_popcount(mask);
@@ -211,7 +221,10 @@ void add(uint32_t kind, const char *file, uint32_t line, void *pc, void **frame,
       return;
     }
   }
-  if (n_findings == (int)MAX_FINDINGS) return;
+  if (n_findings == (int)MAX_FINDINGS) {
+    n_untold++;
+    return;
+  }
   Finding &f = findings[n_findings++];
   memset(&f, 0, sizeof f);
   f.kind = kind;
@@ -255,10 +268,11 @@ void start_group(const Context &common, const uint32_t *threads, uint32_t x, uin
   group_now[0] = x, group_now[1] = y, group_now[2] = z;
   live_threads = n_threads;
   waiting_threads = 0;
-  group_epoch++;
+  tg_epoch++, device_epoch++, serial++;
   for (uint32_t s = 0; s < n_groups; s++) {
     uint32_t n = n_threads - s * WIDTH < WIDTH ? n_threads - s * WIDTH : WIDTH;
-    groups[s] = Simdgroup{lanes + s * WIDTH, n, n, 0, s, n == 32 ? ~0u : (1u << n) - 1, groups[s].epoch + 1, 0};
+    groups[s] = Simdgroup{lanes + s * WIDTH, n, n, 0, s, n == 32 ? ~0u : (1u << n) - 1, 0, groups[s].tg_epoch + 1,
+                          groups[s].device_epoch + 1};
   }
   for (uint32_t i = 0; i < n_threads; i++) {
     Lane &lane = lanes[i];
@@ -281,14 +295,15 @@ void start_group(const Context &common, const uint32_t *threads, uint32_t x, uin
 }
 
 // All threads that live have come to a barrier: they go on, and whatever is wrong with it is told.
-void open_barrier(const char *file, uint32_t line) {
+void open_barrier(uint32_t flags, const char *file, uint32_t line) {
   for (uint32_t i = 0; i < n_threads; i++)
     if (lanes[i].state == IN_BARRIER && lanes[i].line != line) {
       msl_finding(divergent_barrier, file, line, nullptr, lanes[i].line, 0);
       break;
     }
   waiting_threads = 0;
-  group_epoch++;
+  if (flags & TG_FLAG) tg_epoch++;
+  if (flags & DEVICE_FLAG) device_epoch++;
   for (uint32_t i = 0; i < n_threads; i++)
     if (lanes[i].state == IN_BARRIER) {
       lanes[i].state = RUNNING;
@@ -296,7 +311,10 @@ void open_barrier(const char *file, uint32_t line) {
     } else if (lanes[i].state == ENDED) {
       msl_finding(barrier_with_exited_threads, file, line, nullptr, n_threads - live_threads, n_threads);
     }
-  for (uint32_t s = 0; s < n_groups; s++) groups[s].epoch++;
+  for (uint32_t s = 0; s < n_groups; s++) {
+    groups[s].tg_epoch += !!(flags & TG_FLAG);
+    groups[s].device_epoch += !!(flags & DEVICE_FLAG);
+  }
 }
 
 // Nobody can run: some lanes wait in a function of the simdgroup that others never reach, or in a barrier.
@@ -322,7 +340,7 @@ int unblock() {
   for (uint32_t i = 0; i < n_threads; i++)
     if (lanes[i].state == IN_BARRIER) {
       if (waiting_threads == live_threads) { // the others ended after these had come
-        open_barrier(lanes[i].file, lanes[i].line);
+        open_barrier(lanes[i].aux, lanes[i].file, lanes[i].line);
         return 1;
       }
       msl_finding(divergent_barrier, lanes[i].file, lanes[i].line, nullptr, waiting_threads, live_threads);
@@ -374,9 +392,11 @@ void on_signal(int number, siginfo_t *info, void *context) {
   place_of(context, &pc, &frame);
   uint32_t kind = number == SIGFPE ? division_by_zero : number == SIGILL ? illegal_instruction : memory_fault;
   char *address = (char *)info->si_addr;
-  if (kind == memory_fault && tg_base && address >= tg_base + page + MAX_TG_BYTES &&
-      address < tg_base + 2 * page + MAX_TG_BYTES + tg_room)
+  if (kind == memory_fault && tg_base && address >= tg_base + page + TG_ROOM &&
+      address < tg_base + 2 * page + TG_ROOM + tg_room)
     kind = threadgroup_out_of_bounds;
+  // Before clang 20 the check of local arrays knows no other way to tell; nothing else traps in a checked build.
+  if (kind == illegal_instruction && msl_chk_begin) kind = private_out_of_bounds;
   add(kind, nullptr, 0, (char *)pc + 1, frame, (uint64_t)address, 0);
   msl_write(1);
   _exit(99);
@@ -390,9 +410,9 @@ void prepare() {
   lanes = (Lane *)calloc(MAX_THREADS, sizeof(Lane));
   groups = (Simdgroup *)calloc(WIDTH, sizeof(Simdgroup));
   tg_room = msl_chk_begin ? SLACK : 0;
-  tg_base = (char *)mmap(0, MAX_TG_BYTES + tg_room + 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
+  tg_base = (char *)mmap(0, TG_ROOM + tg_room + 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
   mprotect(tg_base, page, PROT_NONE);
-  mprotect(tg_base + MAX_TG_BYTES + tg_room + page, page, PROT_NONE);
+  mprotect(tg_base + TG_ROOM + tg_room + page, page, PROT_NONE);
 }
 } // namespace
 
@@ -407,13 +427,26 @@ __attribute__((noinline)) void msl_finding(uint32_t kind, const char *file, uint
   add(kind, file, line, pc, (void **)__builtin_frame_address(0), a, b);
 }
 
-int msl_running(uint32_t *lane, uint32_t *simdgroup, uint32_t *simd_epoch, uint32_t *tg_epoch) {
-  if (!running) return 0;
-  *lane = running->number;
-  *simdgroup = running->group->number;
-  *simd_epoch = running->group->epoch;
-  *tg_epoch = group_epoch;
-  return 1;
+const Who *msl_who() {
+  static Who who;
+  if (!running || performing) return nullptr;
+  const Simdgroup *g = running->group;
+  uint32_t i = g->number * WIDTH + running->number;
+  char *stack = stacks + i * STACK;
+  who = Who{i + 1,        g->number + 1, serial, {tg_epoch, g->tg_epoch}, {device_epoch, g->device_epoch}, stack,
+            stack + STACK};
+  return &who;
+}
+
+void msl_tg_variable(void *at, size_t size, const char *file, uint32_t line) {
+  for (uint32_t i = n_arguments; i < n_areas; i++)
+    if (areas[i].low == at) return;
+  if (n_areas == MAX_AREAS) return;
+  areas[n_areas++] = {(char *)at, (char *)at + size};
+  memset(at, 0xff, size);
+  tg_bytes += (size + 15) & ~(size_t)15;
+  if (tg_bytes > MAX_TG_BYTES) msl_finding(threadgroup_memory_limit, file, line, nullptr, tg_bytes, MAX_TG_BYTES);
+  if (msl_chk_areas) msl_chk_areas(areas, n_areas, 1);
 }
 
 __attribute__((weak)) void msl_atomic(void *, size_t, int, void *) {} // the checker has its own
@@ -463,9 +496,10 @@ __attribute__((noinline)) void msl_collective(msl_collective_fn fn, const void *
   yield(lane);
 }
 
-__attribute__((noinline)) void msl_threadgroup_barrier(const char *file, uint32_t line) {
+__attribute__((noinline)) void msl_threadgroup_barrier(uint32_t flags, const char *file, uint32_t line) {
   Lane *lane = running;
   lane->stored = 0;
+  lane->aux = flags;
   lane->state = IN_BARRIER;
   lane->file = file;
   lane->line = line;
@@ -476,7 +510,7 @@ __attribute__((noinline)) void msl_threadgroup_barrier(const char *file, uint32_
     yield(lane);
     return;
   }
-  open_barrier(file, line);
+  open_barrier(flags, file, line);
 }
 }
 
@@ -556,7 +590,7 @@ MSL_EXPORT void msl_write(int fd) {
 MSL_EXPORT int msl_launch(const char *name, void **buffers, size_t *sizes, int n, const size_t *tg_sizes, int n_tg,
                           const uint32_t *grid, const uint32_t *threads) {
   prepare();
-  n_findings = 0;
+  n_findings = n_untold = 0;
   fatal = 0;
   error[0] = 0;
   n_collectives = n_barriers = n_switches = 0;
@@ -573,8 +607,17 @@ MSL_EXPORT int msl_launch(const char *name, void **buffers, size_t *sizes, int n
   for (int i = 0; i < n_tg; i++) total += (tg_sizes[i] + 15) & ~(size_t)15;
   if (total > MAX_TG_BYTES)
     return snprintf(error, sizeof error, "%zu bytes of threadgroup memory (at most %u)", total, MAX_TG_BYTES), 1;
-  char *tg = tg_base + page + MAX_TG_BYTES - total, *at = tg;
-  for (int i = 0; i < n_tg && i < 8; at += (tg_sizes[i++] + 15) & ~(size_t)15) common.tg_memory[i] = at;
+  int used = 0;
+  for (int i = 0; i < n_tg; i++) used += tg_sizes[i] > 0;
+  char *tg = tg_base + page + TG_ROOM - total - (used > 1 ? (used - 1) * GAP : 0), *at = tg;
+  n_arguments = 0;
+  for (int i = 0; i < n_tg && i < (int)MAX_TG; i++) {
+    size_t size = (tg_sizes[i] + 15) & ~(size_t)15;
+    common.tg_memory[i] = at;
+    if (!size) continue;
+    areas[n_arguments++] = {at, at + size};
+    at += size + GAP;
+  }
   for (int i = 0; i < n && i < 32; i++) common.buffers[i] = buffers[i];
   for (int d = 0; d < 3; d++) {
     common.threads_per_group[d] = threads[d];
@@ -582,17 +625,25 @@ MSL_EXPORT int msl_launch(const char *name, void **buffers, size_t *sizes, int n
     common.threads_per_grid[d] = grid[d] * threads[d];
   }
   common.simdgroups = n_groups;
-  size_t vars = msl_vars_end - msl_vars_start;
-  if (msl_chk_begin) msl_chk_begin(buffers, sizes, n, tg, total, stacks, STACK * MAX_THREADS, msl_vars_start, vars);
+  uint8_t read_only[32] = {};
+  for (int i = 0; i < kernel_->n_params; i++) {
+    const Param &p = kernel_->params[i];
+    if (p.kind == BUFFER && p.index < 32) read_only[p.index] = p.read_only;
+  }
+  if (msl_chk_begin)
+    msl_chk_begin(buffers, sizes, read_only, n, serial, {tg_base + page, tg_base + page + TG_ROOM + tg_room},
+                  {msl_vars_start, msl_vars_end}, {stacks, stacks + STACK * MAX_THREADS});
   for (uint32_t z = 0; z < grid[2]; z++)
     for (uint32_t y = 0; y < grid[1]; y++)
       for (uint32_t x = 0; x < grid[0]; x++) {
-        memset(tg, 0xff, total);
-        if (vars) memset(msl_vars_start, 0xff, vars);
-        if (msl_chk_group) msl_chk_group();
+        n_areas = n_arguments;
+        tg_bytes = total;
+        for (uint32_t i = 0; i < n_areas; i++) memset(areas[i].low, 0xff, areas[i].high - areas[i].low);
+        if (msl_chk_areas) msl_chk_areas(areas, n_areas, n_areas);
         start_group(common, threads, x, y, z);
         if (!run_group()) return 1;
       }
+  if (n_untold) snprintf(error, sizeof error, "more than %u places with findings; the rest is not told", MAX_FINDINGS);
   return 0;
 }
 

@@ -17,6 +17,10 @@
 #define threadgroup_imageblock
 #define object_data
 #define MSL_TGVAR static __attribute__((section(MSL_TG_SECTION), used))
+// Behind the declaration: memory that belongs to no variable, and word to the runtime.
+#define MSL_TGUSE(name)               \
+  MSL_TGVAR char msl_gap_##name[256]; \
+  msl_tg_variable((void *)&name, sizeof(name), __builtin_FILE(), __builtin_LINE());
 #define FLT_MAX 3.402823466e+38F
 #define FLT_MIN 1.175494351e-38F
 #define FLT_EPSILON 1.1920929e-07F
@@ -433,7 +437,7 @@ template <class A, class B> constexpr bool is_same_v = is_same<A, B>::value;
 enum class mem_flags : uint { mem_none = 0, mem_device = 1, mem_threadgroup = 2, mem_texture = 4 };
 inline mem_flags operator|(mem_flags a, mem_flags b) { return (mem_flags)((uint)a | (uint)b); }
 enum memory_order { memory_order_relaxed = 0, memory_order_seq_cst = 5 };
-inline MSL_CONV void threadgroup_barrier(mem_flags, MSL_LOC) { msl_threadgroup_barrier(MSL_FWD); }
+inline MSL_CONV void threadgroup_barrier(mem_flags f, MSL_LOC) { msl_threadgroup_barrier((uint)f, MSL_FWD); }
 inline MSL_CONV void simdgroup_barrier(mem_flags f, MSL_LOC) {
   msl_collective(nullptr, nullptr, nullptr, (uint)f, MSL_FWD);
 }
@@ -717,7 +721,7 @@ template <class T, int K> inline void shuf_impl(void *sg, uint32_t mask) {
       if (s < 32 && (mask >> s & 1))
         *(T *)msl_out(sg, l) = *(const T *)msl_in(sg, s);
       else if ((K == SH_UP || K == SH_DOWN) && s >= 32)
-        *(T *)msl_out(sg, l) = *(const T *)msl_in(sg, l); // out-of-range: undefined in MSL; lane keeps own
+        *(T *)msl_out(sg, l) = *(const T *)msl_in(sg, l); // nothing wraps around: the lane keeps its own
       else {
         msl_finding(msl::shuffle_from_inactive_lane, nullptr, 0, nullptr, l, s);
         *(T *)msl_out(sg, l) = *(const T *)msl_in(sg, l);

@@ -117,7 +117,9 @@ class _Encoder:
         pass
 
 
-def fake_metal(names: list[str], *, max_threads: int = 1024, fails: bool = False) -> ModuleType:
+def fake_metal(
+    names: list[str], *, max_threads: int = 1024, fails: bool = False, logs: tuple[str, ...] = ()
+) -> ModuleType:
     """The module: a device whose libraries hold `names`, with a bool and an int as function constants."""
     state_of = lambda f: SimpleNamespace(  # noqa: E731
         function=f, maxTotalThreadsPerThreadgroup=lambda: max_threads,
@@ -126,7 +128,7 @@ def fake_metal(names: list[str], *, max_threads: int = 1024, fails: bool = False
     error = SimpleNamespace(localizedDescription=lambda: "address out of bounds")
     commands = lambda: SimpleNamespace(  # noqa: E731
         computeCommandEncoder=_Encoder, commit=lambda: None, waitUntilCompleted=lambda: None,
-        error=lambda: error if fails else None, GPUStartTime=lambda: 1.0, GPUEndTime=lambda: 1.5,
+        error=lambda: error if fails else None, logs=lambda: logs or None, GPUStartTime=lambda: 1.0, GPUEndTime=lambda: 1.5,
     )  # fmt: skip
 
     def new_library(source: str, options: Any, _: None) -> tuple[Any, Any]:
@@ -135,7 +137,7 @@ def fake_metal(names: list[str], *, max_threads: int = 1024, fails: bool = False
         return _Library(names, {0: 53, 1: 29}), None
 
     device = SimpleNamespace(
-        name=lambda: "Fake M1", newCommandQueue=lambda: SimpleNamespace(commandBuffer=commands),
+        name=lambda: "Fake M1", maxThreadgroupMemoryLength=lambda: 32768, newCommandQueue=lambda: SimpleNamespace(commandBuffer=commands),
         newLibraryWithSource_options_error_=new_library,
         newComputePipelineStateWithFunction_error_=lambda f, _: (state_of(f), None),
         newBufferWithBytes_length_options_=lambda data, n, _: _Buffer(bytes(data).ljust(n, b"\0")),

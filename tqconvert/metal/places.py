@@ -34,6 +34,9 @@ class Places:
     def at(self, address: int) -> Place | None:
         """The line that the instruction at `address` belongs to."""
         i = bisect_right(self._addresses, address) - 1
+        # Code that stands for several lines has line 0: the last one before it is near.
+        while i > 0 and self._rows[i][1] and not self._rows[i][2]:
+            i -= 1
         if i < 0 or not self._rows[i][2]:
             return None
         return Place(self._rows[i][1], self._rows[i][2])
@@ -99,7 +102,7 @@ class _Reader:
 
 
 def _rows(data: bytes) -> Iterator[tuple[int, str, int]]:
-    """(address, file, line) of all rows; line 0 ends a sequence."""
+    """(address, file, line) of all rows; no file ends a sequence."""
     at = 0
     while at + 10 < len(data):
         (length,) = struct.unpack_from("<I", data, at)

@@ -1,6 +1,7 @@
 """The half that takes a Mac, against one of a few lines: what is asked of it, and what is made of its answers."""
 
 import ctypes
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -17,10 +18,13 @@ from tqconvert.metal.apple import bench, verify
 from tqconvert.metal.apple.compiler import find_xcrun
 from tqconvert.metal.apple.flatten import flatten
 from tqconvert.metal.apple.gpu import Gpu
+from tqconvert.metal.check.tree import MetalTree
 from tqconvert.metal.launch import Launch, slots
+from tqconvert.metal.simulate import Simulator
 from tqconvert.metal.tree import find_metal
 from tqconvert.metal.turbo.cases import RowsCase
 from tqconvert.metal.turbo.launches import plan
+from tqconvert.metal.turbo.plan import Plan
 
 NAMES = ["kernel_scale_f32", "kernel_scale_f16", "kernel_fill"]
 SCALE_F32 = '[[host_name("kernel_scale_f32")]]'
@@ -86,6 +90,18 @@ def test_what_cannot_run_is_said(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> N
         other = Gpu()
         other.load("", {})
         assert text in other.run([add(1, 1)], {"x": np.zeros(1, np.float32)}).error
+
+
+def test_what_validation_finds_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An access out of bounds fails no command buffer: Metal logs it, and the case that made it has failed."""
+    logs = ("Invalid device load at offset 64, turbo.metal:12",)
+    monkeypatch.setitem(sys.modules, "Metal", fake_metal(["add"], logs=logs))
+    device = Gpu()
+    device.load("", {})
+    done = device.run([add(1, 1)], {"x": np.zeros(1, np.float32)})
+    assert (done.error, done.messages) == ("", (f"add: {logs[0]}",))
+    too_much = Launch("add", slots("x"), (1, 1, 1), (1, 1, 1), {0: 1, 1: 1}, (32784,))
+    assert "32784 bytes" in device.run([too_much], {"x": np.zeros(1, np.float32)}).error
 
 
 def test_every_file_is_compiled(tmp_path: Path) -> None:
@@ -174,26 +190,75 @@ def test_cases_are_compared_with_the_reference(wrong: bool) -> None:
         left = dict(arrays)
         for e in planned.expected:
             left[e.array] = np.asarray(e.want).astype(arrays[e.array].dtype) + wrong
-        return SimpleNamespace(arrays=left, error="", gpu_s=(0.001,))
+        return SimpleNamespace(arrays=left, error="", gpu_s=(0.001,), messages=logged)
 
-    (step,) = verify.run_cases(SimpleNamespace(run=run), structs(), [case])  # type: ignore[arg-type]
+    logged: tuple[str, ...] = ()
+    device = SimpleNamespace(run=run)
+    (step,) = verify.run_cases(device, structs(), [case])  # type: ignore[arg-type]
     assert step.ok is not wrong
+    # the simulator's arrays are told beside it, and are no verdict
+    zeros = {e.array: np.zeros_like(planned.arrays[e.array]) for e in planned.expected}
+    (step,) = verify.run_cases(device, structs(), [case], lambda _: zeros)  # type: ignore[arg-type]
+    assert step.ok is not wrong
+    assert "from the simulator" in step.text
+    logged = ("Invalid device load",)
+    (step,) = verify.run_cases(device, structs(), [case])  # type: ignore[arg-type]
+    assert not step.ok
+    assert "Invalid device load" in step.text
 
 
 def test_times_of_caches() -> None:
     """Upstream's kernel for stock types, ours otherwise; the cache has the size of its types."""
-    fake = SimpleNamespace(run=lambda launches, arrays: SimpleNamespace(gpu_s=(2.0, 1.0)))
+    fake = SimpleNamespace(run=lambda *_: SimpleNamespace(gpu_s=(2.0, 1.0), error=""))
+    pairs = (("q8_0", "q8_0"), ("q8_0", "turbo4"))
     rows = list(
         bench.measure(
-            fake, structs(), dims=(128,), lengths=(64,), pairs=(("q8_0", "q8_0"), ("q8_0", "turbo4")), rounds=3,
+            fake, structs(), dims=(128,), lengths=(64,), queries=(1,), pairs=pairs, rounds=3
         )
-    )  # fmt: skip
+    )
     assert [(r.seconds, r.cache_bytes) for r in rows] == [(3.0, 64 * 8 * 272), (3.0, 64 * 8 * 202)]
+    assert [r.moved_bytes for r in rows] == [4 * r.cache_bytes for r in rows]
     stock, _ = bench.decode(structs(), "q8_0", "q8_0", 128, 64, (32, 8))
     ours, _ = bench.decode(structs(), "q8_0", "turbo4", 128, 64, (32, 8))
     assert stock[0].kernel == "kernel_flash_attn_ext_vec_q8_0_dk128_dv128"
     assert stock[0].constants[420] == 8 * 4
     assert ours[0].kernel == "kernel_flash_attn_ext_vec_kq8_0_vturbo4_dk128_dv128"
+
+
+def test_the_table_of_times(
+    upstream: MetalTree,
+    monkeypatch: pytest.MonkeyPatch,
+    run_cli: Callable[..., tuple[int, str, str]],
+) -> None:
+    """Decode and prefill, each beside q8_0 and f16 of its shape; a prompt that other kernels take is refused."""
+    seconds = iter([0.25, 0.5] * 1000)
+    fake = SimpleNamespace(
+        name="Fake M1", load=lambda *_: None,
+        run=lambda *_: SimpleNamespace(gpu_s=(next(seconds),), error=""),
+    )  # fmt: skip
+    monkeypatch.setattr("tqconvert.metal.apple.gpu.Gpu", lambda: fake)
+    options = ("--dim", "128", "--length", "64", "--prompt", "40")
+    code, out, _ = run_cli("metal", "bench", upstream.folder, *options)
+    lines = out.splitlines()
+    assert code == 0
+    assert len(lines) == 1 + 2 * len(bench.PAIRS) + 2
+    assert lines[1].split()[-2:] in (["1.00x", "1.00x"], ["0.50x", "1.00x"], ["2.00x", "1.00x"])
+    assert [line.split()[5] for line in lines[1:-2]] == ["1"] * 7 + ["40"] * 7
+    code, out, _ = run_cli("metal", "bench", upstream.folder, *options, "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert document["rows"][0].keys() >= {"n_q", "seconds", "cache_bytes", "moved_bytes"}
+    code, _, err = run_cli("metal", "bench", upstream.folder, "--prompt", "8")
+    assert (code, "fewer than 32 queries" in err) == (2, True)
+
+
+def test_the_simulator_runs_the_same_launches(tmp_path: Path, simulator: Simulator) -> None:
+    """From the files of the tree; a kernel that none has is told."""
+    tree = find_metal(write_backend(tmp_path))
+    run = verify.simulator_of(tree, simulator)
+    launch = Launch("kernel_sub", slots("x"), (1, 1, 1), (1, 1, 1))
+    with pytest.raises(KernelSourceError, match="kernel_sub: in none of the files"):
+        run(Plan({"x": np.zeros(4, np.float32)}, (launch,), ()))
 
 
 def test_no_mac(

@@ -346,6 +346,25 @@ kernel void within_group_good(device float *y, uint i [[thread_index_in_threadgr
   y[i] = v;
 }
 
+// A barrier that names no memory still keeps a read before the next write.
+kernel void read_then_written(device float *y, uint i [[thread_index_in_threadgroup]],
+                              threadgroup float *s [[threadgroup(0)]]) {
+  s[i] = i;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  float v = simd_max(s[i ^ 33]);
+  s[i] = v; // FIND: threadgroup_race
+  y[i] = v;
+}
+kernel void read_then_written_good(device float *y, uint i [[thread_index_in_threadgroup]],
+                                   threadgroup float *s [[threadgroup(0)]]) {
+  s[i] = i;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  float v = simd_max(s[i ^ 33]);
+  threadgroup_barrier(mem_flags::mem_none);
+  s[i] = v;
+  y[i] = v;
+}
+
 kernel void read_again_good(device float *y, uint i [[thread_index_in_threadgroup]],
                             threadgroup float *s [[threadgroup(0)]]) {
   s[i] = i;

@@ -46,6 +46,8 @@ class Timed:
     """From start to end of its command buffer, by the GPU's clock."""
     wall_s: float
     error: str
+    messages: tuple[str, ...] = ()
+    """What the validation of shaders found: accesses out of bounds do not fail a command buffer."""
 
 
 class Gpu:
@@ -142,17 +144,18 @@ class Gpu:
         }
         buffers = {
             n: self.device.newBufferWithBytes_length_options_(
-                a.tobytes(), max(a.nbytes, 1), _SHARED
+                a.tobytes() or b"\0", max(a.nbytes, 1), _SHARED
             )
             for n, a in given.items()
         }
         pipelines = [self.pipeline(launch.kernel, launch.constants) for launch in launches]
         times: list[float] = []
+        messages: list[str] = []
         error = ""
         for _ in range(repeat):
             times = []
             for launch, pipeline in zip(launches, pipelines, strict=True):
-                seconds, error = self._dispatch(launch, pipeline, buffers)
+                seconds, error = self._dispatch(launch, pipeline, buffers, messages)
                 times.append(seconds)
                 if error:
                     break
@@ -164,14 +167,20 @@ class Gpu:
             ).reshape(a.shape)
             for n, a in given.items()
         }
-        return Timed(left, tuple(times), time.monotonic() - began, error)
+        wall_s = time.monotonic() - began
+        return Timed(left, tuple(times), wall_s, error, tuple(messages))
 
     def _dispatch(
-        self, launch: Launch, pipeline: Pipeline, buffers: Mapping[str, Any]
+        self, launch: Launch, pipeline: Pipeline, buffers: Mapping[str, Any], messages: list[str]
     ) -> tuple[float, str]:
         threads = launch.threads[0] * launch.threads[1] * launch.threads[2]
         if threads > pipeline.max_threads:
             return 0.0, f"{launch.kernel}: {threads} threads, at most {pipeline.max_threads}"
+        memory = pipeline.static_memory + sum(launch.threadgroup)
+        most = int(self.device.maxThreadgroupMemoryLength())
+        if memory > most:
+            # Metal's own answer without its debug layer is to run nothing.
+            return 0.0, f"{launch.kernel}: {memory} bytes of threadgroup memory, at most {most}"
         commands = self.queue.commandBuffer()
         encoder = commands.computeCommandEncoder()
         encoder.setComputePipelineState_(pipeline.state)
@@ -187,6 +196,7 @@ class Gpu:
         encoder.endEncoding()
         commands.commit()
         commands.waitUntilCompleted()
+        messages += [f"{launch.kernel}: {text}" for text in _logged(commands)]
         error = commands.error()
         if error is not None:
             return 0.0, f"{launch.kernel}: {_text(error)}"
@@ -197,6 +207,12 @@ def differing_names(ours: Iterable[str], theirs: Iterable[str]) -> tuple[str, ..
     """Names that one list of kernels has and the other has not, each with its side."""
     a, b = set(ours), set(theirs)
     return (*(f"{n}: not in the library" for n in sorted(a - b)), *(f"{n}: not read from the source" for n in sorted(b - a)))  # fmt: skip
+
+
+def _logged(commands: Any) -> tuple[str, ...]:
+    """The messages of a command buffer that has ended; MTLLogContainer only enumerates."""
+    logs = commands.logs()
+    return () if logs is None else tuple(str(log) for log in logs)
 
 
 def _text(error: Any) -> str:

@@ -14,7 +14,9 @@ from tqconvert.metal.kernels import read_unit
 from tqconvert.metal.tree import MetalTree
 
 if TYPE_CHECKING:
+    from tqconvert.metal.simulate import Simulator
     from tqconvert.metal.turbo.cases import Case
+    from tqconvert.metal.turbo.plan import Plan
 
 _FULL = 1024
 FC_TURBO = 2200
@@ -144,37 +146,76 @@ def make_pipelines(tree: MetalTree, gpu: Gpu) -> Iterator[Step]:
             yield Step(name, wide and least >= SIMD_WIDTH, ", ".join(text), note=least < _FULL)
 
 
-def run_cases(gpu: Gpu, structs: Mapping[str, Any], cases: Iterable["Case"]) -> Iterator[Step]:
-    """The cases that the simulator runs, on the GPU, against the same reference."""
-    import numpy as np
+Simulate = Callable[["Plan"], Mapping[str, Any]]
+"""Runs the same launches on the CPU: arrays by name. Raises KernelSourceError."""
 
+
+def run_cases(
+    gpu: Gpu, structs: Mapping[str, Any], cases: Iterable["Case"], simulate: Simulate | None = None
+) -> Iterator[Step]:
+    """The cases that the simulator runs, on the GPU, against the same reference.
+
+    With `simulate` what the simulator makes of them is told beside it: where both are off, the reference is.
+    """
     from tqconvert.metal.turbo.launches import plan
-    from tqconvert.metal.turbo.reference import relative_error
 
     for case in cases:
         planned = plan(case, structs)
         try:
             done = gpu.run(planned.launches, planned.arrays)
+            simulated = simulate(planned) if simulate else None
         except KernelSourceError as e:
             yield Step(case.name, False, e.message)
             continue
-        worst, text = 0.0, done.error
+        problem = done.error or "\n".join(done.messages[:3])
+        worst, apart = 0.0, 0.0
         for expected in planned.expected:
             got = done.arrays[expected.array]
-            if expected.bar:
-                error = relative_error(got, expected.want)
-            else:
-                same = got.view(np.uint8) == np.asarray(expected.want).astype(got.dtype).view(
-                    np.uint8
-                )
-                error = 1 - float(np.mean(same))
+            error = _difference(got, expected.want, exact=not expected.bar)
             worst = max(worst, error)
-            if not error <= max(expected.bar, expected.gpu_bar):
-                text = (
-                    text or f"{expected.array}: error {error:.2g}, at most {expected.gpu_bar:.2g}"
-                )
-        milliseconds = 1000 * sum(done.gpu_s)
-        yield Step(case.name, not text, text or f"error {worst:.2g}, {milliseconds:.2f} ms")
+            if simulated is not None:
+                other = simulated[expected.array]
+                apart = max(apart, _difference(got, other, exact=not expected.bar))
+            bar = max(expected.bar, expected.gpu_bar)
+            if not error <= bar:
+                problem = problem or f"{expected.array}: error {error:.2g}, at most {bar:.2g}"
+        text = f"error {worst:.2g}, {1000 * sum(done.gpu_s):.2f} ms"
+        text += f", {apart:.2g} from the simulator" if simulated is not None else ""
+        yield Step(case.name, not problem, f"{problem}; {text}" if problem else text)
+
+
+def _difference(got: Any, want: Any, *, exact: bool) -> float:
+    """Relative error, or the part of the bytes that differ."""
+    import numpy as np
+
+    from tqconvert.metal.turbo.reference import relative_error
+
+    if not exact:
+        return relative_error(got, want)
+    same = got.view(np.uint8) == np.asarray(want).astype(got.dtype).view(np.uint8)
+    return 1 - float(np.mean(same))
+
+
+def simulator_of(tree: MetalTree, simulator: "Simulator") -> Simulate:
+    """Launches on the simulator, plain build, from the sources of the same tree."""
+    home = {n: p for p in tree.units for n in read_unit(p, tree.includes).kernels}
+
+    def run(planned: "Plan") -> Mapping[str, Any]:
+        from tqconvert.metal.build import Unit
+
+        steps = []
+        for launch in planned.launches:
+            if launch.kernel not in home:
+                raise KernelSourceError(f"{launch.kernel}: in none of the files")
+            keep = f"^{launch.kernel}$"
+            unit = Unit(home[launch.kernel], tree.includes, keep=keep, checked=False)
+            steps.append((simulator.build(unit), launch))
+        outcome = simulator.run_all(steps, planned.arrays)
+        if outcome.error:
+            raise KernelSourceError(f"simulator: {outcome.error}")
+        return outcome.arrays
+
+    return run
 
 
 VALIDATION = {

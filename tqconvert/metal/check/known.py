@@ -20,6 +20,8 @@ class Known:
     file: str
     """Where the kernel has a file of its own; in a tree with one file for all it is that."""
     why: str
+    in_step: bool = False
+    """Whether the numbers are right only with lanes that run in step."""
 
 
 _SINGLE_FILE = "ggml-metal.metal"
@@ -48,6 +50,15 @@ KNOWN: tuple[Known, ...] = (
     Known(
         ("simdgroup_race", "threadgroup_race"), _FA_VEC, "fa_vec_common.metal",
         "relies on lanes that run in step: a barrier is missing between reads and the next writes",
+        in_step=True,
+    ),
+    Known(
+        ("simdgroup_race",), r"^kernel_flash_attn_ext_q\d_\d_dk", "fa_common.metal",
+        "writes the next tile of K or V with no barrier behind the reads, but for matrix products",
+    ),
+    Known(
+        ("device_race",), r"^kernel_argmax_f32$", "misc.metal",
+        "all threads of a threadgroup write the same result",
     ),
     Known(
         ("threadgroup_out_of_bounds", "uninitialised_threadgroup_read"), _FA_VEC,
@@ -75,4 +86,4 @@ def known(finding: Finding) -> Known | None:
 
 def relies_on_step(kernel: str) -> bool:
     """Whether the kernel is known to be right only with lanes that run in step."""
-    return any("simdgroup_race" in k.kinds and re.search(k.kernel, kernel) for k in KNOWN)
+    return any(k.in_step and re.search(k.kernel, kernel) for k in KNOWN)

@@ -41,15 +41,16 @@ enum ParamKind : uint8_t { BUFFER, TGMEM, TPIG, TGPIG, TPITG, TPTG, TGPG, TPG, T
 struct Param {
   uint8_t kind, index, read_only;
 };
-// The running thread and what orders its accesses: a pair of numbers for threadgroup memory and one for device memory.
-// `group` goes up at barriers of the threadgroup, `simd` at those and at barriers of the thread's simdgroup.
+// The running thread and what orders its accesses. `group` goes up at barriers of the threadgroup, `simd` at those and
+// at barriers of the thread's simdgroup: for threadgroup and device memory where the barrier's flags name it, for
+// execution always.
 struct Epochs {
   uint32_t group, simd;
 };
 struct Who {
   uint32_t thread, simdgroup; // from 1
   uint32_t serial;            // of the threadgroup, over all launches
-  Epochs threadgroup, device;
+  Epochs threadgroup, device, execution;
   char *stack_low, *stack_high;
 };
 // A part of threadgroup memory: an argument or a variable.

@@ -3,8 +3,9 @@
 // It answers the calls that those options insert; no sanitizer library is linked, so the result loads anywhere. An
 // access must lie in a buffer of the launch, in the module's constants, in the thread's own stack or in one part of
 // threadgroup memory. Of threadgroup memory and of buffers that a kernel may write it is remembered who wrote and read
-// last, and in which epoch: an epoch ends at a barrier that names that memory, of all threads or of a simdgroup's. A
-// function of the simdgroup ends none: Metal does not say that it orders memory.
+// last, and in which epoch. What was written is seen by others behind a barrier that names that memory, of all threads
+// or of a simdgroup's; what was read may be written behind any barrier. A function of the simdgroup is none: Metal does
+// not say that it orders memory.
 #include "msl_abi.h"
 #include <stdlib.h>
 #include <string.h>
@@ -64,15 +65,16 @@ uint32_t simdgroup_of(uint32_t thread) { return (thread + 31) / 32; }
 
 // The thread, from 1, whose access the new one races with, and whether that is of the same simdgroup.
 uint32_t conflict(const Cell &c, const Who &me, Epochs now, bool store, bool *near) {
+  Epochs reached = me.execution;
   if (c.writer && c.writer != me.thread && c.written.group == now.group) {
     *near = simdgroup_of(c.writer) == me.simdgroup;
     if (!*near || c.written.simd == now.simd) return c.writer;
   }
-  if (!store || !c.reader || c.read.group != now.group) return 0;
+  if (!store || !c.reader || c.read.group != reached.group) return 0;
   *near = simdgroup_of(c.reader) == me.simdgroup;
   if (!*near) return c.reader;
   if (c.foreign) return *near = false, c.foreign;
-  return c.read.simd == now.simd && (c.reader != me.thread || c.more) ? c.reader : 0;
+  return c.read.simd == reached.simd && (c.reader != me.thread || c.more) ? c.reader : 0;
 }
 
 void note(Cell &c, const Who &me, Epochs now, bool store) {
@@ -81,6 +83,7 @@ void note(Cell &c, const Who &me, Epochs now, bool store) {
     c.written = now;
     return;
   }
+  now = me.execution;
   bool again = c.reader && c.read.group == now.group;
   bool near = again && simdgroup_of(c.reader) == me.simdgroup;
   if (near && c.read.simd == now.simd) {

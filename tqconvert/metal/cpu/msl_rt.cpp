@@ -124,7 +124,7 @@ struct Simdgroup {
   uint32_t size, live, waiting, number;
   uint32_t runnable; // bit per lane
   uint32_t levelling;
-  uint32_t tg_epoch, device_epoch; // count the barriers that order memory between the lanes
+  uint32_t tg_epoch, device_epoch, epoch; // count the barriers that order memory between the lanes, and all
 };
 struct Finding {
   uint32_t kind, line;
@@ -138,7 +138,7 @@ struct Finding {
 Lane *lanes;
 Simdgroup *groups;
 uint32_t n_threads, n_groups, live_threads, waiting_threads;
-uint32_t tg_epoch, device_epoch, serial; // never go back, so that what a shadow holds of earlier groups is stale
+uint32_t tg_epoch, device_epoch, epoch, serial; // never go back, so that what a shadow holds of earlier groups is stale
 Area areas[MAX_AREAS];
 uint32_t n_areas, n_arguments;
 size_t tg_bytes;
@@ -188,8 +188,11 @@ void complete(Simdgroup *g, uint32_t mask) {
   if (first->fn) first->fn(g, mask);
   performing = nullptr;
   // A function of the simdgroup exchanges its arguments; memory is ordered by barriers alone.
-  if (!first->fn && (first->aux & TG_FLAG)) g->tg_epoch++;
-  if (!first->fn && (first->aux & DEVICE_FLAG)) g->device_epoch++;
+  if (!first->fn) {
+    g->epoch++;
+    g->tg_epoch += !!(first->aux & TG_FLAG);
+    g->device_epoch += !!(first->aux & DEVICE_FLAG);
+  }
   for (uint32_t m = mask; m; m &= m - 1) g->lanes[__builtin_ctz(m)].state = RUNNING;
   g->runnable |= mask;
   g->waiting -= __builtin_popcount(mask);
@@ -268,11 +271,11 @@ void start_group(const Context &common, const uint32_t *threads, uint32_t x, uin
   group_now[0] = x, group_now[1] = y, group_now[2] = z;
   live_threads = n_threads;
   waiting_threads = 0;
-  tg_epoch++, device_epoch++, serial++;
+  tg_epoch++, device_epoch++, epoch++, serial++;
   for (uint32_t s = 0; s < n_groups; s++) {
     uint32_t n = n_threads - s * WIDTH < WIDTH ? n_threads - s * WIDTH : WIDTH;
     groups[s] = Simdgroup{lanes + s * WIDTH, n, n, 0, s, n == 32 ? ~0u : (1u << n) - 1, 0, groups[s].tg_epoch + 1,
-                          groups[s].device_epoch + 1};
+                          groups[s].device_epoch + 1, groups[s].epoch + 1};
   }
   for (uint32_t i = 0; i < n_threads; i++) {
     Lane &lane = lanes[i];
@@ -302,6 +305,7 @@ void open_barrier(uint32_t flags, const char *file, uint32_t line) {
       break;
     }
   waiting_threads = 0;
+  epoch++;
   if (flags & TG_FLAG) tg_epoch++;
   if (flags & DEVICE_FLAG) device_epoch++;
   for (uint32_t i = 0; i < n_threads; i++)
@@ -312,6 +316,7 @@ void open_barrier(uint32_t flags, const char *file, uint32_t line) {
       msl_finding(barrier_with_exited_threads, file, line, nullptr, n_threads - live_threads, n_threads);
     }
   for (uint32_t s = 0; s < n_groups; s++) {
+    groups[s].epoch++;
     groups[s].tg_epoch += !!(flags & TG_FLAG);
     groups[s].device_epoch += !!(flags & DEVICE_FLAG);
   }
@@ -433,8 +438,8 @@ const Who *msl_who() {
   const Simdgroup *g = running->group;
   uint32_t i = g->number * WIDTH + running->number;
   char *stack = stacks + i * STACK;
-  who = Who{i + 1,        g->number + 1, serial, {tg_epoch, g->tg_epoch}, {device_epoch, g->device_epoch}, stack,
-            stack + STACK};
+  who = Who{i + 1,         g->number + 1, serial, {tg_epoch, g->tg_epoch}, {device_epoch, g->device_epoch},
+            {epoch, g->epoch}, stack,         stack + STACK};
   return &who;
 }
 

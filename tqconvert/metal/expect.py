@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from tqconvert.metal.hostcode import Getter
+from tqconvert.metal.memory import tiled_memory
 from tqconvert.metal.source import Preprocessor, code_tokens, evaluate
 from tqconvert.metal.tree import MetalTree
 
@@ -35,6 +36,8 @@ class Expected(NamedTuple):
 
     names: Mapping[str, Why]
     memory: Mapping[str, tuple[int, Why]]
+    stock_memory: Mapping[str, tuple[int, Why]]
+    """The same for upstream's tiled attention, as far as its formula is understood."""
     rows: int
     """Tuning rows that were read."""
     not_covered: tuple[str, ...]
@@ -87,7 +90,13 @@ def expected_names(tree: MetalTree, getters: Iterable[Getter]) -> Expected:
         names[name] = reason
         if size:
             memory[name] = (size, reason)
-    return Expected(names, memory, rows, tuple(notes))
+    stock = {
+        name: (size, Why("FLASH_ATTN_EXT, not one query", ops.name, ops.line(at)))
+        for name, size, at in tiled_memory(tree, ops.text, types, pairs)
+    }
+    if not stock and ops.text:
+        notes.append("threadgroup memory of stock attention: its formula is not understood")
+    return Expected(names, memory, stock, rows, tuple(notes))
 
 
 def _attention(device: _Text, notes: list[str]) -> tuple[list[int], list[str], Why]:

@@ -22,6 +22,9 @@ _TYPE = "(?:bf16|[fi][0-9]+|[it]?q[0-9]_[0-9A-Za-z]+|mxfp4|nvfp4|turbo[0-9])"
 _PLACE = re.compile(r"%[a-z]+")
 
 
+_DIMENSIONS = 3
+
+
 class Format(NamedTuple):
     """A name of a pipeline, with places for types and numbers."""
 
@@ -61,6 +64,10 @@ class Launch(NamedTuple):
     """Places of threadgroup memory that got a size."""
     file: str
     line: int
+    threads: int | None
+    """Of a threadgroup; None where the host computes them at run time."""
+    thread_step: int
+    """A number that they are a multiple of, as far as the expression tells: 32 for `32, nsg, 1`."""
 
 
 def host_files(folder: Path) -> tuple[Path, ...]:
@@ -284,10 +291,37 @@ def _launches(
                     yield Launch(
                         function, frozenset(current), frozenset(bound),
                         dict(structs), frozenset(memory), str(path), token.line,
+                        *_threads([reader.expand(part) for part in given[4:7]]),
                     )  # fmt: skip
                     launched = True
                 case _:
                     pass
+
+
+def _threads(sizes: Sequence[Sequence[Token]]) -> tuple[int | None, int]:
+    """Threads of a threadgroup, if they are numbers, and the product of the numbers among their factors."""
+    known, step = len(sizes) == _DIMENSIONS, 1
+    for size in sizes:
+        for factor in _factors(size):
+            value = None if any(t.kind == "name" for t in factor) else evaluate(factor)
+            known &= value is not None
+            step *= value or 1
+    return (step if known else None), step
+
+
+def _factors(tokens: Sequence[Token]) -> Iterator[list[Token]]:
+    """What a product multiplies; the whole, where it is a sum or anything else."""
+    parts, depth = [list[Token]()], 0
+    for token in tokens:
+        depth += (token.text in "([") - (token.text in ")]")
+        if depth == 0 and token.text == "*":
+            parts.append([])
+            continue
+        if depth == 0 and token.text in ("+", "-", "/", "%", "?", "<<", ">>", "&", "|"):
+            yield list(tokens)
+            return
+        parts[-1].append(token)
+    yield from parts
 
 
 def _place(tokens: Sequence[Token], counters: dict[str, int]) -> int | None:

@@ -15,6 +15,11 @@ CODES: dict[str, tuple[Severity, str]] = {
     "MN203": ("error", "a struct of arguments that is not the kernel's"),
     "MN204": ("error", "threadgroup memory that the host gives no size"),
     "MN205": ("error", "threadgroup memory beyond the 32 KiB that every GPU has"),
+    "MN206": (
+        "note",
+        "threadgroup memory of a stock kernel beyond 32 KiB, by the host's own formula",
+    ),
+    "MN207": ("error", "threads that are no whole simdgroups, or more than 1024"),
     "MN301": ("error", "a function constant that a kernel reads, and that gets no value"),
     "MN302": ("error", "a function constant that gets a value of another type"),
     "MN303": ("error", "two function constants with one index"),

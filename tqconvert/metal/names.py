@@ -13,11 +13,16 @@ from tqconvert.metal.expect import Expected, expected_names
 from tqconvert.metal.hostcode import Getter, Launch, read_getters, read_launches
 from tqconvert.metal.kernels import Constant, Function, Unit, read_unit
 from tqconvert.metal.lint_codes import finding
+from tqconvert.metal.memory import LIMIT
 from tqconvert.metal.tree import MetalTree, find_metal, listed_sources, loaded_libraries
 
 _KINDS = {
     "short": "int16", "int16_t": "int16", "int": "int32", "int32_t": "int32", "bool": "bool",
 }  # fmt: skip
+_LANES, _MOST_THREADS = 32, 1024
+_BY_SIMDGROUP = frozenset(
+    {"thread_index_in_simdgroup", "simdgroup_index_in_threadgroup", "simdgroups_per_threadgroup"}
+)
 
 
 class Kernel(NamedTuple):
@@ -77,11 +82,13 @@ def check_names(root: Path) -> Report:
         for name, k in sorted(kernels.items())
         if name not in reached
     ]
+    open_ = sum(x.threads is None and x.thread_step % _LANES != 0 for x in launches)
+    unseen = [f"threads of {open_} launches: the host computes them at run time"] if open_ else []
     here = str(tree.folder) + "/"
     placed = {f._replace(path=f.path.removeprefix(here)): None for f in findings}
     return Report(
         tree, len(kernels), len({f.text for g in getters for f in g.formats}), len(expected.names),
-        expected.rows, len(launches), tuple(placed), expected.not_covered,
+        expected.rows, len(launches), tuple(placed), (*expected.not_covered, *unseen),
     )  # fmt: skip
 
 
@@ -219,10 +226,22 @@ def _bindings(launch: Launch, function: Function) -> Iterator[tuple[str, str]]:
         yield "MN202", f"{index} is bound"
     for place in sorted(i for i in memory if i is not None and i not in launch.memory):
         yield "MN204", f"threadgroup memory {place} gets no size"
+    yield from _threads(launch, function)
 
 
 def _memory(tree: MetalTree, expected: Expected) -> Iterator[Finding]:
-    for name, (size, why) in expected.memory.items():
-        if size > 32768:  # noqa: PLR2004 - what Apple's table of limits gives every family
-            text = f"{name} needs {size} bytes ({why.text})"
-            yield finding(str(tree.folder / why.file), why.line, "MN205", text)
+    for code, sizes in (("MN205", expected.memory), ("MN206", expected.stock_memory)):
+        for name, (size, why) in sizes.items():
+            if size > LIMIT:
+                text = f"{name} needs {size} bytes ({why.text})"
+                yield finding(str(tree.folder / why.file), why.line, code, text)
+
+
+def _threads(launch: Launch, function: Function) -> Iterator[tuple[str, str]]:
+    """What is wrong with a number of threads that is a number in the source."""
+    if launch.threads is None:
+        return
+    if launch.threads > _MOST_THREADS:
+        yield "MN207", f"{launch.threads} threads, at most {_MOST_THREADS}"
+    elif launch.threads % _LANES and any(p.builtin in _BY_SIMDGROUP for p in function.parameters):
+        yield "MN207", f"{launch.threads} threads for a kernel that works by simdgroups of {_LANES}"

@@ -56,6 +56,7 @@ FAULTS = {
         "MN203", "ggml_metal_ops_cpp", "ggml_metal_kargs_scale args", "ggml_metal_kargs_other args"),
     "no threadgroup memory": (
         "MN204", "ggml_metal_ops_cpp", "ggml_metal_encoder_set_threadgroup_memory_size(enc, 64, 0);", ""),
+    "too many threads": ("MN207", "ggml_metal_ops_cpp", "n, 1, 1, 32, 1, 1", "n, 1, 1, 32, 64, 1"),
     "a constant without value": (
         "MN301", "ggml_metal_device_cpp", "ggml_metal_cv_set_int32(cv, 3,    FC_SCALE + 1);", ""),
     "a constant of another type": ("MN302", "ggml_metal_device_cpp", "set_int32", "set_int16"),
@@ -93,6 +94,21 @@ def test_supported_types_must_have_kernels(tmp_path: Path) -> None:
     assert missing[0].path == "ggml-metal-device.m"
 
 
+@pytest.mark.parametrize("lanes", [True, False])
+def test_threads_are_whole_simdgroups(tmp_path: Path, lanes: bool) -> None:
+    """48 threads are a fault where the kernel counts lanes, and nothing to speak of where it does not."""
+    parameter = ", ushort lane [[thread_index_in_simdgroup]]" if lanes else ""
+    old = "uint i [[thread_position_in_grid]]) { dst"
+    tree = write_backend(
+        tmp_path, kernels_scale_metal=(old, old.replace(") {", f"{parameter}) {{")),
+        ggml_metal_ops_cpp=("at++);\n        ggml_metal_encoder_dispatch_threadgroups(enc, n, 1, 1, 32,",
+                            "at++);\n        ggml_metal_encoder_dispatch_threadgroups(enc, n, 1, 1, 48,"),
+    )  # fmt: skip
+    found = [f.message for f in check_names(tree).findings]
+    assert bool(found) == lanes
+    assert all("kernel_fill: 48 threads for a kernel that works by simdgroups" in f for f in found)
+
+
 def test_no_backend(tmp_path: Path) -> None:
     """A tree without Metal is said to have none."""
     with pytest.raises(NotFoundError, match="no Metal backend"):
@@ -122,6 +138,10 @@ def test_upstream_has_all_its_names() -> None:
     assert (report.kernels, report.tuning_rows) == (1066, 1033)
     assert report.expected >= 409
     assert report.ok
+    # the third defect of upstream, by the formula in its own code: prompts that are not made f16 first
+    beyond = {f.message.split(" (")[0] for f in report.findings if f.code == "MN206"}
+    assert "kernel_flash_attn_ext_q8_0_dk512_dv512 needs 36864 bytes" in beyond
+    assert len(beyond) == 2 * 5
 
 
 @pytest.mark.runtime

@@ -123,6 +123,7 @@ class Workshop:
                 stop = ("-Xclang", "-disable-llvm-passes", "-emit-llvm", "-c")
                 out = ("-o", str(Path(scratch, "unit.bc")))
                 self._run([*flags, *stop, f"-I{CPU}", str(cpp), *out], unit.path, scratch)
+            marker.parent.mkdir(parents=True, exist_ok=True)  # it may have been cleaned meanwhile
             marker.touch()
         return source
 

@@ -221,7 +221,8 @@ def open_simulator(
     cache: Path, env: Mapping[str, str], *, level: bool = False, timeout_s: float = 300
 ) -> Simulator:
     """A simulator with the compiler that is found; `cache` is tqconvert's. Raises ToolMissingError."""
-    workshop = Workshop(find_compiler(env), cache / "metal", env)
+    # The compiler runs in another folder.
+    workshop = Workshop(find_compiler(env), cache.absolute() / "metal", env)
     return Simulator(workshop, level=level, timeout_s=timeout_s)
 
 

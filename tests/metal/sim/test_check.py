@@ -114,6 +114,10 @@ def test_nothing_ran(run: Run, tree: Path) -> None:
     code, out, _ = run(tree, "--kernels", "nobody")
     assert code == 1
     assert "0 cases over 0 kernels" in out
+    assert "no kernel has a name" not in out
+    code, out, _ = run(tree, "--kernels", "absent")
+    assert code == 1
+    assert out.endswith("no kernel has a name that --kernels 'absent' finds\n")
 
 
 def test_usage(run: Run, tree: Path, tmp_path: Path) -> None:

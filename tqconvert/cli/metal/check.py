@@ -97,7 +97,10 @@ def check(
         "checked": checked,
         "fast_math": fast_math,
     }
-    out.result({**head, **_document(report)}, _text(report), failed)
+    text = _text(report)
+    if not report.kernels and kernels and not any(u.error for u in report.units):
+        text += f"\nno kernel has a name that --kernels {kernels!r} finds"
+    out.result({**head, **_document(report)}, text, failed)
     if report.failed:
         raise typer.Exit(1)
 

@@ -103,7 +103,8 @@ constexpr uint32_t MAX_TG = 8, MAX_AREAS = 64, TG_FLAG = 2, DEVICE_FLAG = 1;
 constexpr size_t STACK = 256 * 1024;
 constexpr size_t SLACK = 64 * 1024; // what a checked build may touch behind an end
 constexpr size_t GAP = 256;         // between two parts of threadgroup memory: 0 on a GPU, which hides what runs over
-constexpr size_t TG_ROOM = MAX_TG_BYTES + MAX_TG * GAP;
+constexpr size_t TG_ROOM = MAX_TG_BYTES + 16 * 1024; // of whole pages, the largest too
+static_assert(TG_ROOM >= MAX_TG_BYTES + MAX_TG * GAP, "room for the gaps");
 
 enum State : uint8_t { RUNNING, IN_SIMD, IN_BARRIER, ENDED, LEVELLING };
 struct Simdgroup;

@@ -25,7 +25,7 @@ def describe(kind: str, a: int, b: int) -> str:
             return f"{b} bytes"
         case "private_out_of_bounds":
             return f"index {a - (1 << 64) if a >> 63 else a}"
-        case "threadgroup_race" | "simdgroup_race":
+        case "threadgroup_race" | "simdgroup_race" | "simdgroup_unordered":
             return f"byte {a}, against thread {b}"
         case "device_race":
             return f"{b} bytes at {a} of the buffer, against another threadgroup"

@@ -23,6 +23,7 @@ class Known:
 
 
 _SINGLE_FILE = "ggml-metal.metal"
+_FA_TILED = r"^kernel_flash_attn_ext_(f16|f32|q\d_\d)_dk"
 _FA_VEC = r"^kernel_flash_attn_ext_vec_(f16|f32|q\d_\d)_"
 KNOWN: tuple[Known, ...] = (
     Known(
@@ -46,7 +47,8 @@ KNOWN: tuple[Known, ...] = (
         "sums of simdgroups that there are not are read, and not used",
     ),
     Known(
-        ("simdgroup_race", "threadgroup_race"), _FA_VEC, "fa_vec_common.metal",
+        ("simdgroup_race", "simdgroup_unordered", "threadgroup_race"), _FA_VEC,
+        "fa_vec_common.metal",
         "relies on lanes that run in step: a barrier is missing between reads and the next writes",
     ),
     Known(
@@ -55,8 +57,16 @@ KNOWN: tuple[Known, ...] = (
     ),
     Known(
         ("uninitialised_threadgroup_read", "device_out_of_bounds"),
-        r"^kernel_flash_attn_ext_(f16|f32|q\d_\d)_dk", "fa_common.metal",
+        _FA_TILED, "fa_common.metal",
         "reads V and its sums up to a multiple of 64 columns, behind a shorter head, and drops them",
+    ),
+    Known(
+        ("simdgroup_unordered",), _FA_TILED, "fa_common.metal",
+        "stores the next tile over one that products of matrices have read, with no barrier between",
+    ),
+    Known(
+        ("threadgroup_race",), r"^kernel_soft_max_", "softmax.metal",
+        "clears what other simdgroups read, behind a barrier that orders no memory",
     ),
 )  # fmt: skip
 

@@ -19,6 +19,7 @@
   X(misaligned_access)               \
   X(threadgroup_race)                \
   X(simdgroup_race)                  \
+  X(simdgroup_unordered)             \
   X(device_race)                     \
   X(uninitialised_threadgroup_read)  \
   X(divergent_barrier)               \
@@ -67,7 +68,7 @@ extern "C" {
 // The thread joins the others of its simdgroup; the last to arrive runs `fn` for all of them.
 void msl_collective(msl_collective_fn fn, const void *in, void *out, uint32_t aux, const char *file, uint32_t line)
     __attribute__((convergent, noduplicate));
-void msl_threadgroup_barrier(const char *file, uint32_t line) __attribute__((convergent, noduplicate));
+void msl_threadgroup_barrier(uint32_t flags, const char *file, uint32_t line) __attribute__((convergent, noduplicate));
 const void *msl_in(void *simdgroup, uint32_t lane);
 void *msl_out(void *simdgroup, uint32_t lane);
 uint32_t msl_aux(void *simdgroup, uint32_t lane);
@@ -79,5 +80,5 @@ void msl_atomic(void *address, size_t size, int store, void *pc);
 // Lets the lanes of the simdgroup come level before a memory operation, where that is asked for.
 void msl_level(int is_store);
 // The running thread, or 0 outside of kernels.
-int msl_running(uint32_t *lane, uint32_t *simdgroup, uint32_t *simd_epoch, uint32_t *group_epoch);
+int msl_running(uint32_t *lane, uint32_t *simdgroup, uint32_t *simd_epoch, uint32_t *simd_fence, uint32_t *group_epoch);
 }

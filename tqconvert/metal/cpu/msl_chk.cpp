@@ -3,7 +3,8 @@
 // It answers the calls that those options insert; no sanitizer library is linked, so the result loads anywhere. An
 // access must lie in a buffer of the launch, in the module's constants, in a thread's stack or in threadgroup memory.
 // For the latter each two bytes remember who wrote and read them last and in which epoch: an epoch of a simdgroup
-// ends where all its lanes come level, one of the threadgroup at a barrier.
+// ends where all its lanes come level, its fence where a barrier orders memory, an epoch of the threadgroup at a barrier
+// of all that does. A shuffle or a product of matrices brings lanes level and orders no memory.
 #include "msl_abi.h"
 #include <stdlib.h>
 #include <string.h>
@@ -27,10 +28,13 @@ struct Range {
   char *low, *high;
   bool holds(const char *a, size_t n) const { return a >= low && a + n <= high; }
 };
-struct Cell { // threads are counted from 1, 0 is nobody
-  uint32_t writer, write_simd_epoch, write_epoch;
-  uint32_t reader, read_simd_epoch, read_epoch;
-  uint32_t readers; // 1: several lanes of one simdgroup, 3: several simdgroups
+struct Access { // by whom (counted from 1, 0 is nobody) and when
+  uint32_t thread, simd_epoch, fence;
+};
+struct Cell {
+  Access writer, reader, other; // `other`: the last reader but `reader`
+  uint32_t write_epoch, read_epoch;
+  uint32_t readers; // a bit for each simdgroup that read in read_epoch
 };
 // Who touched a byte of a buffer: threadgroups by number, from 1, ANY for several. They run in no order, so one
 // must not touch what another writes. Numbers wrap; what that hides is one pair in 65534.
@@ -61,38 +65,42 @@ void device_access(int buffer, char *a, size_t n, bool store, void *pc) {
   if (race) msl_finding(device_race, nullptr, 0, pc, a - buffers[buffer].low, n);
 }
 
+// Another lane of the simdgroup was here before, in this epoch of the threadgroup.
+inline __attribute__((always_inline)) void meet(const Access &then, const Access &now, size_t offset, void *pc) {
+  if (then.simd_epoch == now.simd_epoch)
+    msl_finding(simdgroup_race, nullptr, 0, pc, offset, then.thread - 1);
+  else if (then.fence == now.fence)
+    msl_finding(simdgroup_unordered, nullptr, 0, pc, offset, then.thread - 1);
+}
+
 void shadow(size_t offset, size_t n, bool store, char *a, void *pc) {
   msl_level(store);
-  uint32_t lane, group, simd_epoch, epoch;
-  if (!msl_running(&lane, &group, &simd_epoch, &epoch)) return;
-  uint32_t me = group * 32 + lane + 1;
+  uint32_t lane, group, epoch;
+  Access now;
+  if (!msl_running(&lane, &group, &now.simd_epoch, &now.fence, &epoch)) return;
+  now.thread = group * 32 + lane + 1;
   for (size_t i = offset / 2; i <= (offset + n - 1) / 2; i++) {
     Cell &c = cells[i];
-    if (c.writer && c.writer != me && c.write_epoch == epoch) {
-      if ((c.writer - 1) / 32 != group)
-        msl_finding(threadgroup_race, nullptr, 0, pc, offset, c.writer - 1);
-      else if (c.write_simd_epoch == simd_epoch)
-        msl_finding(simdgroup_race, nullptr, 0, pc, offset, c.writer - 1);
+    if (c.read_epoch != epoch) c.readers = 0, c.reader = c.other = Access{}, c.read_epoch = epoch;
+    if (c.writer.thread && c.writer.thread != now.thread && c.write_epoch == epoch) {
+      if ((c.writer.thread - 1) / 32 != group)
+        msl_finding(threadgroup_race, nullptr, 0, pc, offset, c.writer.thread - 1);
+      else
+        meet(c.writer, now, offset, pc);
     }
-    if (store) {
-      if (c.reader && c.read_epoch == epoch && (c.reader != me || c.readers)) {
-        if ((c.reader - 1) / 32 != group || (c.readers & 2))
-          msl_finding(threadgroup_race, nullptr, 0, pc, offset, c.reader - 1);
-        else if (c.read_simd_epoch == simd_epoch)
-          msl_finding(simdgroup_race, nullptr, 0, pc, offset, c.reader - 1);
-      }
-      c.writer = me;
-      c.write_simd_epoch = simd_epoch;
-      c.write_epoch = epoch;
+    if (!store) {
+      if (c.reader.thread != now.thread) c.other = c.reader;
+      c.reader = now;
+      c.readers |= 1u << group;
       continue;
     }
-    if (!c.reader || c.read_epoch != epoch)
-      c.readers = 0;
-    else if (c.reader != me)
-      c.readers |= (c.reader - 1) / 32 != group ? 3 : 1;
-    c.reader = me;
-    c.read_simd_epoch = simd_epoch;
-    c.read_epoch = epoch;
+    const Access &reader = c.reader.thread == now.thread ? c.other : c.reader;
+    if (c.readers & ~(1u << group))
+      msl_finding(threadgroup_race, nullptr, 0, pc, offset, reader.thread - 1);
+    else if (reader.thread)
+      meet(reader, now, offset, pc);
+    c.writer = now;
+    c.write_epoch = epoch;
   }
   if (store) {
     memset(written + offset, 1, n);

@@ -120,6 +120,7 @@ struct Simdgroup {
   uint32_t size, live, waiting, number;
   uint32_t runnable; // bit per lane
   uint32_t epoch;    // counts the points at which all lanes were level
+  uint32_t fence;    // those of them that order threadgroup memory
   uint32_t levelling;
 };
 struct Finding {
@@ -174,12 +175,16 @@ void yield(Lane *lane) {
   if (next != lane) switch_to(next);
 }
 
+bool orders_memory(uint32_t flags) { return flags & 2; } // mem_flags::mem_threadgroup
+
 void complete(Simdgroup *g, uint32_t mask) {
   Lane *first = &g->lanes[__builtin_ctz(mask)];
   performing = first;
   if (first->fn) first->fn(g, mask);
   performing = nullptr;
   g->epoch++;
+  // Other functions move values between lanes and promise nothing about memory.
+  if (!first->fn && orders_memory(first->aux)) g->fence++;
   for (uint32_t m = mask; m; m &= m - 1) g->lanes[__builtin_ctz(m)].state = RUNNING;
   g->runnable |= mask;
   g->waiting -= __builtin_popcount(mask);
@@ -258,7 +263,8 @@ void start_group(const Context &common, const uint32_t *threads, uint32_t x, uin
   group_epoch++;
   for (uint32_t s = 0; s < n_groups; s++) {
     uint32_t n = n_threads - s * WIDTH < WIDTH ? n_threads - s * WIDTH : WIDTH;
-    groups[s] = Simdgroup{lanes + s * WIDTH, n, n, 0, s, n == 32 ? ~0u : (1u << n) - 1, groups[s].epoch + 1, 0};
+    groups[s] = Simdgroup{lanes + s * WIDTH, n, n, 0, s, n == 32 ? ~0u : (1u << n) - 1, groups[s].epoch + 1,
+                          groups[s].fence + 1, 0};
   }
   for (uint32_t i = 0; i < n_threads; i++) {
     Lane &lane = lanes[i];
@@ -281,14 +287,14 @@ void start_group(const Context &common, const uint32_t *threads, uint32_t x, uin
 }
 
 // All threads that live have come to a barrier: they go on, and whatever is wrong with it is told.
-void open_barrier(const char *file, uint32_t line) {
+void open_barrier(const char *file, uint32_t line, uint32_t flags) {
   for (uint32_t i = 0; i < n_threads; i++)
     if (lanes[i].state == IN_BARRIER && lanes[i].line != line) {
       msl_finding(divergent_barrier, file, line, nullptr, lanes[i].line, 0);
       break;
     }
   waiting_threads = 0;
-  group_epoch++;
+  if (orders_memory(flags)) group_epoch++;
   for (uint32_t i = 0; i < n_threads; i++)
     if (lanes[i].state == IN_BARRIER) {
       lanes[i].state = RUNNING;
@@ -296,7 +302,7 @@ void open_barrier(const char *file, uint32_t line) {
     } else if (lanes[i].state == ENDED) {
       msl_finding(barrier_with_exited_threads, file, line, nullptr, n_threads - live_threads, n_threads);
     }
-  for (uint32_t s = 0; s < n_groups; s++) groups[s].epoch++;
+  for (uint32_t s = 0; s < n_groups; s++) groups[s].epoch++, groups[s].fence += orders_memory(flags);
 }
 
 // Nobody can run: some lanes wait in a function of the simdgroup that others never reach, or in a barrier.
@@ -322,7 +328,7 @@ int unblock() {
   for (uint32_t i = 0; i < n_threads; i++)
     if (lanes[i].state == IN_BARRIER) {
       if (waiting_threads == live_threads) { // the others ended after these had come
-        open_barrier(lanes[i].file, lanes[i].line);
+        open_barrier(lanes[i].file, lanes[i].line, lanes[i].aux);
         return 1;
       }
       msl_finding(divergent_barrier, lanes[i].file, lanes[i].line, nullptr, waiting_threads, live_threads);
@@ -407,11 +413,12 @@ __attribute__((noinline)) void msl_finding(uint32_t kind, const char *file, uint
   add(kind, file, line, pc, (void **)__builtin_frame_address(0), a, b);
 }
 
-int msl_running(uint32_t *lane, uint32_t *simdgroup, uint32_t *simd_epoch, uint32_t *tg_epoch) {
+int msl_running(uint32_t *lane, uint32_t *simdgroup, uint32_t *simd_epoch, uint32_t *simd_fence, uint32_t *tg_epoch) {
   if (!running) return 0;
   *lane = running->number;
   *simdgroup = running->group->number;
   *simd_epoch = running->group->epoch;
+  *simd_fence = running->group->fence;
   *tg_epoch = group_epoch;
   return 1;
 }
@@ -463,9 +470,10 @@ __attribute__((noinline)) void msl_collective(msl_collective_fn fn, const void *
   yield(lane);
 }
 
-__attribute__((noinline)) void msl_threadgroup_barrier(const char *file, uint32_t line) {
+__attribute__((noinline)) void msl_threadgroup_barrier(uint32_t flags, const char *file, uint32_t line) {
   Lane *lane = running;
   lane->stored = 0;
+  lane->aux = flags;
   lane->state = IN_BARRIER;
   lane->file = file;
   lane->line = line;
@@ -476,7 +484,7 @@ __attribute__((noinline)) void msl_threadgroup_barrier(const char *file, uint32_
     yield(lane);
     return;
   }
-  open_barrier(file, line);
+  open_barrier(file, line, flags);
 }
 }
 

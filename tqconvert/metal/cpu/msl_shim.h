@@ -433,7 +433,7 @@ template <class A, class B> constexpr bool is_same_v = is_same<A, B>::value;
 enum class mem_flags : uint { mem_none = 0, mem_device = 1, mem_threadgroup = 2, mem_texture = 4 };
 inline mem_flags operator|(mem_flags a, mem_flags b) { return (mem_flags)((uint)a | (uint)b); }
 enum memory_order { memory_order_relaxed = 0, memory_order_seq_cst = 5 };
-inline MSL_CONV void threadgroup_barrier(mem_flags, MSL_LOC) { msl_threadgroup_barrier(MSL_FWD); }
+inline MSL_CONV void threadgroup_barrier(mem_flags f, MSL_LOC) { msl_threadgroup_barrier((uint)f, MSL_FWD); }
 inline MSL_CONV void simdgroup_barrier(mem_flags f, MSL_LOC) {
   msl_collective(nullptr, nullptr, nullptr, (uint)f, MSL_FWD);
 }

@@ -25,14 +25,14 @@ _POSITIONS, _ROWS = 64, 8
 """Of a block of upstream's _blk kernel."""
 
 
-def vec_shared(dim: int, simdgroups: int) -> int:
-    """TURBO_FA_VEC_SHARED of equal dimensions: bytes of threadgroup memory."""
-    return math.ceil(4 * (32 + simdgroups * dim + 2 * simdgroups) / 16) * 16
+def vec_shared(dk: int, dv: int, simdgroups: int) -> int:
+    """TURBO_FA_VEC_SHARED: bytes of threadgroup memory."""
+    return math.ceil(4 * (32 + max(dk, simdgroups * dv) + 2 * simdgroups) / 16) * 16
 
 
-def tiled_shared(dim: int) -> int:
-    """TURBO_FA_SHARED of equal dimensions: bytes of threadgroup memory."""
-    return math.ceil((4 * (32 + 64 + 10 * dim) + 2 * 128 * 32) / 16) * 16
+def tiled_shared(dk: int, dv: int) -> int:
+    """TURBO_FA_SHARED: bytes of threadgroup memory."""
+    return math.ceil((4 * (32 + 64 + 10 * max(dk, dv)) + 2 * 128 * 32) / 16) * 16
 
 
 def plan_attention(case: AttentionCase, structs: Mapping[str, Struct], rng: Any) -> Plan:
@@ -50,8 +50,8 @@ def plan_attention(case: AttentionCase, structs: Mapping[str, Struct], rng: Any)
     }  # fmt: skip
     args |= _strides("nb0", 4 * dim, n_head, n_q, by_head=case.by_head)
     sides = {}
-    for side, kind, prefix in (("k", case.k, "nb1"), ("v", case.v, "nb2")):
-        x = normal(rng, case.n_seq, n_kv_head, n_kv, dim)
+    for side, kind, prefix, width in (("k", case.k, "nb1", dim), ("v", case.v, "nb2", case.dv)):
+        x = normal(rng, case.n_seq, n_kv_head, n_kv, width)
         if side == "k":
             # some keys stand out, as they do: the softmax is not flat
             x *= np.exp2(rng.integers(-2, 3, (1, n_kv_head, 1, dim))).astype(np.float32)
@@ -77,7 +77,7 @@ def plan_attention(case: AttentionCase, structs: Mapping[str, Struct], rng: Any)
     sinks = normal(rng, n_head) + 2 if case.sinks else None
     arrays["mask"] = mask if mask is not None else np.zeros(8, np.float16)
     arrays["sinks"] = sinks if sinks is not None else np.zeros(8, np.float32)
-    arrays["out"] = np.zeros((case.n_seq, n_q, n_head, dim), np.float32)
+    arrays["out"] = np.zeros((case.n_seq, n_q, n_head, case.dv), np.float32)
     constants = {
         FC_MASK: int(mask is not None), FC_SINKS: int(case.sinks),
         FC_BIAS: int(case.max_bias != 0), FC_SOFTCAP: int(case.softcap != 0),
@@ -104,12 +104,12 @@ def _vec(
     target = "out"
     if groups > 1:
         target = "parts"
-        arrays["parts"] = np.zeros(rows * groups * (case.dim + 2), np.float32)
+        arrays["parts"] = np.zeros(rows * groups * (case.dv + 2), np.float32)
     launches = [
         Launch(
             case.kernel, slots("args", "q", "k", "v", "mask", "sinks", "q", target),
             (case.n_q, case.heads[0], case.n_seq * groups), (32, case.simdgroups, 1), constants,
-            (vec_shared(case.dim, case.simdgroups),),
+            (vec_shared(case.dim, case.dv, case.simdgroups),),
         )
     ]  # fmt: skip
     if groups > 1:
@@ -117,7 +117,7 @@ def _vec(
         launches.append(
             Launch(
                 "kernel_flash_attn_ext_vec_reduce", slots("reduce_args", "parts", "out"),
-                (rows, 1, 1), (32 * groups, 1, 1), {500: case.dim, 501: groups},
+                (rows, 1, 1), (32 * groups, 1, 1), {500: case.dv, 501: groups},
             )
         )  # fmt: skip
     return launches
@@ -146,7 +146,7 @@ def _tiled(
         Launch(
             case.kernel, slots("args", "q", "k", "v", "mask", "sinks", "q", "blocks", "out"),
             (-(-case.n_q // _ROWS), case.heads[0], case.n_seq), (32, 4, 1), constants,
-            (tiled_shared(case.dim),),
+            (tiled_shared(case.dim, case.dv),),
         )
     )  # fmt: skip
     return launches

@@ -11,9 +11,12 @@ TURBO = ("turbo2", "turbo3", "turbo4")
 PARTNERS = ("f16", "q8_0")
 PAIRS = tuple((k, v) for k in (*TURBO, *PARTNERS) for v in (*TURBO, *PARTNERS) if {k, v} & {*TURBO})
 """Types of K and V that have attention kernels."""
-VEC_HEADS = (128, 256, 512)
-TILED_HEADS = (128, 256, 512)
+_MIXED = ((256, 128), (512, 128), (512, 256), (128, 256), (128, 512), (256, 512))
+VEC_HEADS = ((128, 128), (256, 256), (512, 512), *_MIXED)
+TILED_HEADS = ((128, 128), (256, 256), (512, 512), (256, 128), (128, 256))
+"""Head dimensions of K and V that have kernels."""
 
+_Form = Literal["vec", "tiled"]
 Mask = Literal["none", "causal", "holes", "empty", "nan"]
 """causal: a triangle at the end; holes: a third hidden, biases elsewhere; empty: holes, and rows that see
 nothing; nan: holes behind which the cache is not a number."""
@@ -23,11 +26,11 @@ nothing; nan: holes behind which the cache is not a number."""
 class AttentionCase:
     """One FLASH_ATTN_EXT."""
 
-    form: Literal["vec", "tiled"]
+    form: _Form
     k: str
     v: str
     dim: int
-    """Head dimension of K and V."""
+    """Head dimension of Q and K, and of V unless `dim_v` says another."""
     n_kv: int
     n_q: int = 1
     heads: tuple[int, int] = (4, 2)
@@ -44,6 +47,7 @@ class AttentionCase:
     by_head: bool = False
     """Heads lie behind each other; otherwise, as in a cache, the heads of one position do."""
     mask_by_head: bool = False
+    dim_v: int = 0
     written: bool = False
     """K and V come from set_rows kernels, in random order; otherwise from the reference."""
 
@@ -51,7 +55,12 @@ class AttentionCase:
     def kernel(self) -> str:
         """Host name."""
         form = "vec_" if self.form == "vec" else ""
-        return f"kernel_flash_attn_ext_{form}k{self.k}_v{self.v}_dk{self.dim}_dv{self.dim}"
+        return f"kernel_flash_attn_ext_{form}k{self.k}_v{self.v}_dk{self.dim}_dv{self.dv}"
+
+    @property
+    def dv(self) -> int:
+        """Head dimension of V."""
+        return self.dim_v or self.dim
 
     @property
     def helpers(self) -> tuple[str, ...]:
@@ -63,8 +72,9 @@ class AttentionCase:
     @property
     def name(self) -> str:
         """What tells the case from all others."""
+        dims = f"d{self.dim}" + (f"/{self.dv}" if self.dv != self.dim else "")
         rest = [
-            f"{self.form} {self.k}/{self.v} d{self.dim} h{self.heads[0]}/{self.heads[1]}",
+            f"{self.form} {self.k}/{self.v} {dims} h{self.heads[0]}/{self.heads[1]}",
             f"kv{self.n_kv} q{self.n_q} {self.mask}",
         ]
         if self.form == "vec":
@@ -137,6 +147,7 @@ class TransformCase:
         return f"transform{' inverse' if self.inverse else ''} {self.n_blocks}"
 
 
+_EQUAL = (128, 256, 512)
 Case = AttentionCase | RowsCase | TransformCase
 
 
@@ -181,7 +192,29 @@ def quick() -> tuple[Case, ...]:
         a("tiled", "f16", "turbo3", 128, 200, 24, mask="causal", by_head=True),
         a("tiled", "turbo4", "turbo4", 512, 70, 9),
         a("tiled", "turbo2", "turbo3", 128, 256, 17, heads=(3, 1), mask_by_head=True, n_seq=2),
+        *_mixed_quick(),
     )
+
+
+def _mixed_quick() -> tuple[Case, ...]:
+    """Head dimensions of K and V that differ, each way round."""
+    a = AttentionCase
+    return (
+        a("vec", "turbo4", "turbo3", 512, 97, 2, dim_v=128, simdgroups=4, sinks=True),
+        a("vec", "q8_0", "turbo4", 256, 130, dim_v=512, simdgroups=2, mask="causal"),
+        a("vec", "turbo2", "f16", 128, 70, 21, dim_v=512, simdgroups=4, workgroups=1, mask="empty"),
+        a("tiled", "turbo4", "turbo3", 256, 161, 11, dim_v=128, sinks=True, softcap=20.0),
+        a("tiled", "turbo3", "turbo4", 128, 130, 20, dim_v=256, mask="empty", heads=(6, 2)),
+    )
+
+
+def _mixed(form: _Form, k: str, v: str, heads: tuple[int, int], turn: int) -> AttentionCase:
+    """One kernel for unequal head dimensions; what else is asked of it takes turns."""
+    dk, dv = heads
+    return AttentionCase(
+        form, k, v, dk, (95, 33, 130, 31, 64)[turn % 5], (1, 2, 9)[turn % 3], dim_v=dv,
+        written=True, workgroups=(1, 32)[turn % 2], simdgroups=(1, 2, 4)[turn % 3], sinks=turn % 2 == 0,
+    )  # fmt: skip
 
 
 def full() -> tuple[Case, ...]:
@@ -190,7 +223,7 @@ def full() -> tuple[Case, ...]:
     lengths = (333, 65, 1000, 31, 192)
     ratios = ((8, 2), (4, 4), (6, 2), (4, 1), (7, 7))
     for i, (k, v) in enumerate(PAIRS):
-        for dim in VEC_HEADS:
+        for dim in _EQUAL:
             n, h = (i + dim // 128) % 5, (i + dim // 256) % 5
             groups = 1 if (i + dim) % 3 == 0 else 32
             cases.append(
@@ -200,7 +233,7 @@ def full() -> tuple[Case, ...]:
                     sinks=i % 2 == 0, max_bias=8.0 * (i % 4 == 1), softcap=20.0 * (i % 5 == 2),
                 )
             )  # fmt: skip
-        for dim in TILED_HEADS:
+        for dim in _EQUAL:
             n, h = (i + dim // 128 + 2) % 5, (i + dim // 256 + 1) % 5
             cases.append(
                 AttentionCase(
@@ -209,4 +242,6 @@ def full() -> tuple[Case, ...]:
                     sinks=i % 2 == 1, max_bias=8.0 * (i % 4 == 3), softcap=20.0 * (i % 5 == 1),
                 )
             )  # fmt: skip
+        cases += [_mixed("vec", k, v, heads, i + j) for j, heads in enumerate(_MIXED)]
+        cases += [_mixed("tiled", k, v, h, i + j) for j, h in enumerate(_MIXED) if h in TILED_HEADS]
     return tuple(cases)

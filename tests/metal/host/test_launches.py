@@ -34,6 +34,9 @@ ENV = dict(os.environ)
 BLOCKS = {"f32": (4, 1), "f16": (2, 1), "q8_0": (34, 32), "i32": (4, 1), "i64": (8, 1),
           **{t: (codec.block_bytes(t), 128) for t in ("turbo2", "turbo3", "turbo4")}}  # fmt: skip
 
+OUT_OF_BOUNDS = "device_out_of_bounds"
+"""Of upstream's kernels too: the memory that they write into is ours to ask for."""
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -80,7 +83,8 @@ class Host:
         ours = [(programs[x.kernel], x) for x in launches]
         outcome = simulator.run_all(ours, data, level=True)
         assert outcome.error == ""
-        assert [str(f) for f in outcome.findings if "turbo" in str(f)] == []
+        strange = [f for f in outcome.findings if "turbo" in str(f) or f.kind == OUT_OF_BOUNDS]
+        assert [str(f) for f in strange] == []
         return outcome.arrays
 
 
@@ -131,12 +135,17 @@ ATTENTIONS = (
     AttentionCase("tiled", "q8_0", "turbo4", 128, 100, 40, sinks=True),
     AttentionCase("tiled", "turbo4", "turbo4", 128, 130, 40, heads=(4, 2), mask="causal"),
     AttentionCase("tiled", "f16", "turbo3", 128, 128, 33, mask="none"),
+    AttentionCase("tiled", "f16", "turbo3", 128, 130, 33, heads=(8, 4)),
+    AttentionCase("tiled", "turbo4", "f16", 256, 130, 33, heads=(8, 4)),
+    AttentionCase("vec", "turbo4", "turbo3", 128, 97, 2, n_seq=2),
+    AttentionCase("tiled", "turbo3", "turbo4", 128, 97, 21, n_seq=2),
+    AttentionCase("tiled", "turbo4", "turbo3", 128, 130, 40, n_seq=2, sinks=True),
     AttentionCase("vec", "turbo4", "turbo3", 256, 333, 2, dim_v=128, sinks=True),
     AttentionCase("tiled", "turbo3", "turbo4", 128, 130, 40, dim_v=256, mask="causal"),
     AttentionCase("vec", "turbo4", "turbo2", 512, 70, 40, dim_v=128, sinks=True, workgroups=1),
 )
-"""Before those of unequal heads two are long prompts: K and V become f16, and upstream's kernel does the attention.
-The last is one too, of heads that have vector kernels only: these, with a workgroup each.
+"""Prompts of 32 and more become f16, and upstream's kernel does the attention: where K is not q8_0 and heads are equal.
+The last is one of heads that have vector kernels only: these, with a workgroup for each query.
 """
 
 
@@ -163,24 +172,27 @@ def attend(host: Host, simulator: Simulator, case: AttentionCase, *, more: int =
     rng = np.random.default_rng(1)
     planned = plan_attention(case, host.sources.structs, rng)
     arrays = {n: planned.arrays[n] for n in ("q", "k", "v", "mask", "sinks")}
-    n, m, dv = case.heads[0], case.heads[1], case.dv
-    tensors: list[Tensor | None] = [Tensor("dst", "f32", (dv, n, case.n_q, 1))]
+    (n, m), dv, ns = case.heads, case.dv, case.n_seq
+    tensors: list[Tensor | None] = [Tensor("dst", "f32", (dv, n, case.n_q, ns))]
     row = 4 * case.dim
     nb = (4, row * n, row, row * n * case.n_q)
-    tensors.append(Tensor("q", "f32", (case.dim, case.n_q, n, 1), nb))
+    tensors.append(Tensor("q", "f32", (case.dim, case.n_q, n, ns), nb))
     for side, kind, d in (("k", case.k, case.dim), ("v", case.v, dv)):
         row = row_bytes(kind, d)
+        # upstream's kernel for the last cells copies rows of all heads, behind the end at the last head
+        arrays[side] = np.pad(arrays[side].ravel(), (0, row * m))
         nb = (BLOCKS[kind][0], row * m, row, row * m * case.n_kv)
-        tensors.append(Tensor(side, kind, (d, case.n_kv, m, 1), nb))
+        tensors.append(Tensor(side, kind, (d, case.n_kv, m, ns), nb))
     masked = case.mask != "none"
     if masked:
         arrays["mask"] = np.pad(arrays["mask"], ((0, 0), (0, 0), (0, 0), (0, more)))
-    tensors.append(Tensor("mask", "f16", (case.n_kv + more, case.n_q, 1, 1)) if masked else None)
+    shape = (case.n_kv + more, case.n_q, 1, ns)
+    tensors.append(Tensor("mask", "f16", shape) if masked else None)
     tensors.append(Tensor("sinks", "f32", (n, 1, 1, 1)) if case.sinks else None)
     params = (1 / case.dim**0.5, case.max_bias, case.softcap)
     answer = host.ask("FLASH_ATTN_EXT", tensors, params)
     assert answer["supports"]
-    size = 4 * dv * n * case.n_q
+    size = 4 * dv * n * case.n_q * ns
     arrays["dst"] = np.zeros(size + answer["extra"], np.uint8)
     left = host.run(simulator, answer, arrays)
     got = left["dst"][:size].view(np.float32).reshape(planned.expected[-1].want.shape)

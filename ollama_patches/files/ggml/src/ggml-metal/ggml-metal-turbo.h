@@ -174,13 +174,18 @@ static inline struct ggml_metal_turbo_memory ggml_metal_turbo_memory_of(const st
     const size_t n_v = (size_t) (v->ne[0]*v->ne[2]*v->ne[3]);
     const size_t n_m = mask ? (size_t) (mask->ne[1]*mask->ne[2]*mask->ne[3]) : 0;
 
+    // the stock kernel for the last cells lays out rows by their stride: of a side that stays f16, that of the cache
+    const size_t row_k = ggml_turbo_is(k->type) ? sizeof(ggml_fp16_t)*(size_t) k->ne[0] : k->nb[1];
+    const size_t row_v = ggml_turbo_is(v->type) ? sizeof(ggml_fp16_t)*(size_t) v->ne[0] : v->nb[1];
+    const size_t last  = (row_k + row_v)*(size_t) (k->ne[2]*k->ne[3]) + sizeof(ggml_fp16_t)*n_m;
+
     const int64_t rows  = (q->ne[1] + GGML_METAL_TURBO_STOCK_ROWS - 1)/GGML_METAL_TURBO_STOCK_ROWS;
     const int64_t tiles = (k->ne[1] + OP_FLASH_ATTN_EXT_NCPSG - 1)/OP_FLASH_ATTN_EXT_NCPSG;
     const int64_t n_vec = q->ne[1] < GGML_METAL_TURBO_VEC_ROWS ? q->ne[1] : GGML_METAL_TURBO_VEC_ROWS;
 
     struct ggml_metal_turbo_memory m;
     m.pad   = GGML_PAD(ggml_nbytes(op), 16) - ggml_nbytes(op);
-    m.blk   = m.pad + (f16 ? GGML_PAD(OP_FLASH_ATTN_EXT_NCPSG*sizeof(ggml_fp16_t)*(n_k + n_v + n_m), 16) : 0);
+    m.blk   = m.pad + (f16 ? GGML_PAD(OP_FLASH_ATTN_EXT_NCPSG*last, 16) : 0);
     m.tmp   = m.blk + (mask ? GGML_PAD((size_t) (rows*tiles*mask->ne[2]*mask->ne[3]), 32) : 0);
     // reserved for any number of queries, so that the graph of one token fits where a prompt's was
     m.k     = m.tmp + GGML_PAD(sizeof(float)*(size_t) (n_vec*q->ne[2]*q->ne[3]*GGML_METAL_TURBO_WORKGROUPS*(v->ne[0] + 2)), 16);

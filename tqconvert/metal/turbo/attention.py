@@ -41,14 +41,14 @@ def plan_attention(case: AttentionCase, structs: Mapping[str, Struct], rng: Any)
     n_q, n_kv, dim = case.n_q, case.n_kv, case.dim
     q = normal(rng, case.n_seq, n_head, n_q, dim)
     mask = _mask(case, rng)
-    arrays: Arrays = {"q": q if case.by_head else _by_position(q)}
+    arrays: Arrays = {"q": _stored(case, q, np.nan)}
     launches: list[Launch] = []
     expected: list[Expected] = []
     args: dict[str, Any] = {
         "ne01": n_q, "ne02": n_head, "ne03": case.n_seq, "ne11": n_kv, "ne_12_2": n_kv_head,
         "ne_12_3": case.n_seq, "ne1": n_head, "ne2": n_q, "ne3": case.n_seq,
     }  # fmt: skip
-    args |= _strides("nb0", 4 * dim, n_head, n_q, by_head=case.by_head)
+    args |= _strides(case, "nb0", arrays["q"])
     sides = {}
     for side, kind, prefix, width in (("k", case.k, "nb1", dim), ("v", case.v, "nb2", case.dv)):
         x = normal(rng, case.n_seq, n_kv_head, n_kv, width)
@@ -59,9 +59,8 @@ def plan_attention(case: AttentionCase, structs: Mapping[str, Struct], rng: Any)
         if case.mask == "nan":
             _poison(data, kind, mask)
         sides[side] = ref.decode(kind, data)
-        size = data.shape[-1]
-        args |= _strides(prefix, size, n_kv_head, n_kv, by_head=case.by_head)
-        stored = data if case.by_head else _by_position(data)
+        stored = _stored(case, data, 0xFF)
+        args |= _strides(case, prefix, stored)
         if case.written and kind in CODEBOOKS:
             launches.append(_write(side, kind, x, stored, arrays, structs, rng))
             expected.append(Expected(side, stored, gpu_bar=1e-4))
@@ -157,7 +156,7 @@ def _write(
     rng: Any,
 ) -> Launch:  # fmt: skip
     """A set_rows launch that fills the cache of one side, its rows in random order."""
-    if x.shape[0] != 1 or stored.shape[1] != x.shape[2]:
+    if x.shape[0] != 1 or stored.shape[1:3] != (x.shape[2], x.shape[1]):
         raise UsageError("a cache is written for one sequence, its heads side by side")
     _, heads, n, dim = x.shape
     rows = rng.permutation(n).astype(np.int64)
@@ -170,11 +169,11 @@ def _write(
 
 
 def _mask(case: AttentionCase, rng: Any) -> Any:
-    """[n_seq, n_head or 1, n_q, n_kv] f16, or None."""
+    """[n_seq or 1, n_head or 1, n_q, n_kv] f16, or None."""
     if case.mask == "none":
         return None
     n_q, n_kv = case.n_q, case.n_kv
-    shape = (case.n_seq, case.heads[0] if case.mask_by_head else 1)
+    shape = (1 if case.one_mask else case.n_seq, case.heads[0] if case.mask_by_head else 1)
     if case.mask == "causal":
         ahead = np.arange(n_kv) > n_kv - n_q + np.arange(n_q)[:, None]
         mask = np.where(ahead, -np.inf, 0)
@@ -215,10 +214,19 @@ def _mask_args(mask: Any) -> dict[str, int]:
     }  # fmt: skip
 
 
-def _strides(prefix: str, size: int, heads: int, n: int, *, by_head: bool) -> dict[str, int]:
-    """Byte strides 1 to 3 of [n_seq, head, position] rows of `size` bytes."""
-    position, head = (size, size * n) if by_head else (size * heads, size)
-    return {f"{prefix}1": position, f"{prefix}2": head, f"{prefix}3": size * heads * n}
+def _stored(case: AttentionCase, x: Any, between: float) -> Any:
+    """[n_seq, head, position, row] as it lies in memory; with gaps, filled with `between`."""
+    x = x if case.by_head else _by_position(x)
+    if not case.gaps:
+        return x
+    return np.pad(x, ((0, 0), (0, 1), (0, 2), (0, 0)), constant_values=between)
+
+
+def _strides(case: AttentionCase, prefix: str, stored: Any) -> dict[str, int]:
+    """Byte strides of position, head and sequence."""
+    sequence, outer, inner, _ = stored.strides
+    position, head = (inner, outer) if case.by_head else (outer, inner)
+    return {f"{prefix}1": position, f"{prefix}2": head, f"{prefix}3": sequence}
 
 
 def _by_position(x: Any) -> Any:

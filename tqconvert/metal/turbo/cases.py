@@ -46,7 +46,11 @@ class AttentionCase:
     max_bias: float = 0.0
     by_head: bool = False
     """Heads lie behind each other; otherwise, as in a cache, the heads of one position do."""
+    gaps: bool = False
+    """Q, K and V are parts of larger arrays."""
     mask_by_head: bool = False
+    one_mask: bool = False
+    """For all sequences."""
     dim_v: int = 0
     written: bool = False
     """K and V come from set_rows kernels, in random order; otherwise from the reference."""
@@ -82,7 +86,8 @@ class AttentionCase:
         rest += [f"seq{self.n_seq}"] * (self.n_seq > 1)
         flags = {
             "sinks": self.sinks, "softcap": self.softcap, "alibi": self.max_bias,
-            "by-head": self.by_head, "head-masks": self.mask_by_head, "written": self.written,
+            "by-head": self.by_head, "gaps": self.gaps, "head-masks": self.mask_by_head,
+            "one-mask": self.one_mask, "written": self.written,
         }  # fmt: skip
         return " ".join([*rest, *(n for n, on in flags.items() if on)])
 
@@ -103,6 +108,8 @@ class RowsCase:
     """Zeros, tiny, huge, infinite and undefined values among the rows."""
     outer: tuple[int, int] = (1, 1)
     """Lengths of the outer dimensions; there are n_rows in each."""
+    view: bool = False
+    """Arrays are parts of larger ones or transposed, lists of rows are shared, a copy has another shape."""
 
     @property
     def kernel(self) -> str:
@@ -124,8 +131,8 @@ class RowsCase:
         """What tells the case from all others."""
         x, y = self.threads
         outer = "x".join(str(n) for n in (*reversed(self.outer), self.n_rows, self.n_values))
-        hostile = " hostile" if self.hostile else ""
-        return f"{self.op} {self.type} {outer} threads {x}x{y}{hostile}"
+        flags = "".join(f" {n}" for n in ("hostile", "view") if getattr(self, n))
+        return f"{self.op} {self.type} {outer} threads {x}x{y}{flags}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +171,10 @@ def _rows(types: tuple[str, ...]) -> list[Case]:
             RowsCase("to_f16", t, 384, 5, (64, 1), outer=(2, 2)),
             RowsCase("get_rows", t, 640, 9, (64, 1), outer=(2, 2)),
             RowsCase("kv_f16", t, 256, 7, (64, 1), outer=(3, 2)),
+            *(
+                RowsCase(op, t, 384, 5, (64, 1), outer=(4, 2), view=True)
+                for op in ("set_rows_i64", "from_f32", "to_f32", "get_rows", "kv_f16")
+            ),
         ]
     return cases
 
@@ -192,6 +203,20 @@ def quick() -> tuple[Case, ...]:
         a("tiled", "f16", "turbo3", 128, 200, 24, mask="causal", by_head=True),
         a("tiled", "turbo4", "turbo4", 512, 70, 9),
         a("tiled", "turbo2", "turbo3", 128, 256, 17, heads=(3, 1), mask_by_head=True, n_seq=2),
+        a("vec", "turbo3", "q8_0", 128, 70, 2, n_seq=3, gaps=True, one_mask=True, heads=(6, 3)),
+        a("tiled", "q8_0", "turbo2", 128, 97, 11, n_seq=3, gaps=True, one_mask=True, heads=(6, 3)),
+        a(
+            "tiled",
+            "turbo4",
+            "turbo4",
+            128,
+            1,
+            3,
+            mask="none",
+            heads=(3, 1),
+            by_head=True,
+            gaps=True,
+        ),
         *_mixed_quick(),
     )
 

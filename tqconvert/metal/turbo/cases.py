@@ -202,7 +202,7 @@ def quick() -> tuple[Case, ...]:
         a("tiled", "turbo4", "f16", 128, 95, 13, mask="empty", mask_by_head=True, n_seq=2),
         a("tiled", "f16", "turbo3", 128, 200, 24, mask="causal", by_head=True),
         a("tiled", "turbo4", "turbo4", 512, 70, 9),
-        a("tiled", "turbo2", "turbo3", 128, 256, 17, heads=(3, 1), mask_by_head=True, n_seq=2),
+        a("tiled", "turbo2", "turbo3", 128, 321, 17, heads=(3, 1), mask_by_head=True, n_seq=2),
         a("vec", "turbo3", "q8_0", 128, 70, 2, n_seq=3, gaps=True, one_mask=True, heads=(6, 3)),
         a("tiled", "q8_0", "turbo2", 128, 97, 11, n_seq=3, gaps=True, one_mask=True, heads=(6, 3)),
         a(

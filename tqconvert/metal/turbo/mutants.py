@@ -89,6 +89,7 @@ _PLANTED = (
     ("copy into one plane", _MAIN, "n/args.ne0%args.ne1,", "n/args.ne0,"),
     ("values taken for neighbours", _MAIN, "turbo_read(from, args.nb00, lane)", "turbo_read(from, 4, lane)"),
     ("heads in order of memory", _MAIN, "i23%args.ne2*args.nb2 + i23/args.ne2*args.nb3", "i23*args.nb2"),
+    ("a tile less in a row of tiles", _TILED, "(args.ne11 + OP_FLASH_ATTN_EXT_NCPSG - 1)", "(args.ne11 + OP_FLASH_ATTN_EXT_NCPSG - 2)"),
     ("undefined values behind the mask", _TILED, "p > 0 ? p*factor_v[b] : 0", "p*factor_v[b]"),
     ("vec: undefined values behind the mask", _VEC, "weight > 0 ? weight*V::factor(row, xv%TURBO_LANES) : 0", "weight*V::factor(row, xv%TURBO_LANES)"),
     ("output rotated as input", _ATTENTION, "o = turbo_rotate_inverse(o, lane);", "o = turbo_rotate(o, lane);"),
@@ -166,7 +167,7 @@ def panel(mutant: Mutant) -> list[Case]:
         AttentionCase("tiled", "turbo3", "turbo4", 256, 64, 8, (8, 2), "none"),
         AttentionCase("tiled", "turbo3", "turbo4", 256, 100, 9, (4, 4), "empty"),
         AttentionCase(
-            "tiled", "turbo3", "turbo4", 256, 256, 17, (3, 1), mask_by_head=True, n_seq=2
+            "tiled", "turbo3", "turbo4", 256, 321, 17, (3, 1), mask_by_head=True, n_seq=2
         ),
         AttentionCase(
             "tiled", "turbo3", "turbo4", 256, 97, 11, (6, 3), n_seq=3, gaps=True, one_mask=True

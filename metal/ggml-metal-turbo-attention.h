@@ -132,6 +132,9 @@ static inline float4 turbo_output(float4 o, float factor, ushort lane) {
     return o*factor;
 }
 
+// Whether the mask hides a cell: -inf, or the lowest half. By its bits, because fast-math knows no infinities.
+static inline bool turbo_hides(half m) { return as_type<ushort>(m) >= 0xfbff; }
+
 static inline float turbo_slope(int head, float m0, float m1, int n_head_log2) {
     if (!turbo_has_bias) {
         return 1.0f;

@@ -135,9 +135,9 @@ kernel void kernel_turbo_fa(
             bool visible = first + lane < args.ne11 && iq1 + j < args.ne01;
             if (turbo_has_mask && state != 2) {
                 device const half * row = (device const half *) (mask + (iq1 + j)*args.nb31 + iq2%args.ne32*args.nb32 + iq3%args.ne33*args.nb33);
-                const float bias = visible ? (float) row[first + lane] : 0;
-                visible = visible && bias > -65504.0f;
-                score  += slope*bias;
+                const half m = visible ? row[first + lane] : (half) 0;
+                visible = visible && !turbo_hides(m);
+                score  += visible ? slope*(float) m : 0;
             }
             score = visible ? score : TURBO_LOWEST;
 
@@ -156,6 +156,8 @@ kernel void kernel_turbo_fa(
             }
         }
 
+        // unrolled, so that the output stays in registers
+        TURBO_UNROLL
         for (short b = 0; b < BV; b++) {
             for (short task = 32*sg + lane; task < C*TURBO_LANES; task += 32*NSG) {
                 const short c = task/TURBO_LANES, x = task%TURBO_LANES;

@@ -67,8 +67,9 @@ kernel void kernel_turbo_fa_vec(
         bool  visible = mine < args.ne11;
         float bias    = 0;
         if (turbo_has_mask) {
-            bias    = visible ? (float) row_mask[mine] : 0;
-            visible = visible && bias > -65504.0f;
+            const half m = visible ? row_mask[mine] : (half) 0;
+            visible = visible && !turbo_hides(m);
+            bias    = visible ? (float) m : 0;
         }
         if (!simd_any(visible)) {
             continue;

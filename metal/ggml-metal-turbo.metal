@@ -425,13 +425,18 @@ typedef turbo_cache<4>   turbo_cache_turbo4;
 typedef decltype(kernel_turbo_fa_vec<turbo_cache_turbo4, turbo_cache_turbo4, 128, 128>) turbo_fa_vec_t;
 typedef decltype(kernel_turbo_fa<turbo_cache_turbo4, turbo_cache_turbo4, 128, 128>)     turbo_fa_t;
 
-#define TURBO_FA_VEC(K, V, D) \
-template [[host_name(TURBO_NAME(kernel_flash_attn_ext_vec_k##K##_v##V##_dk##D##_dv##D))]] kernel turbo_fa_vec_t kernel_turbo_fa_vec<turbo_cache_##K, turbo_cache_##V, D, D>;
-#define TURBO_FA(K, V, D) \
-template [[host_name(TURBO_NAME(kernel_flash_attn_ext_k##K##_v##V##_dk##D##_dv##D))]] kernel turbo_fa_t kernel_turbo_fa<turbo_cache_##K, turbo_cache_##V, D, D>;
+#define TURBO_FA_VEC(K, V, DK, DV) \
+template [[host_name(TURBO_NAME(kernel_flash_attn_ext_vec_k##K##_v##V##_dk##DK##_dv##DV))]] kernel turbo_fa_vec_t kernel_turbo_fa_vec<turbo_cache_##K, turbo_cache_##V, DK, DV>;
+#define TURBO_FA(K, V, DK, DV) \
+template [[host_name(TURBO_NAME(kernel_flash_attn_ext_k##K##_v##V##_dk##DK##_dv##DV))]] kernel turbo_fa_t kernel_turbo_fa<turbo_cache_##K, turbo_cache_##V, DK, DV>;
 
+// Heads as in ggml-metal-turbo.h.
 #define TURBO_FA_PAIR(K, V) \
-    TURBO_FA_VEC(K, V, 128) TURBO_FA_VEC(K, V, 256) TURBO_FA_VEC(K, V, 512) TURBO_FA(K, V, 128) TURBO_FA(K, V, 256) TURBO_FA(K, V, 512)
+    TURBO_FA_VEC(K, V, 128, 128) TURBO_FA_VEC(K, V, 256, 256) TURBO_FA_VEC(K, V, 512, 512) \
+    TURBO_FA_VEC(K, V, 256, 128) TURBO_FA_VEC(K, V, 512, 128) TURBO_FA_VEC(K, V, 512, 256) \
+    TURBO_FA_VEC(K, V, 128, 256) TURBO_FA_VEC(K, V, 128, 512) TURBO_FA_VEC(K, V, 256, 512) \
+    TURBO_FA(K, V, 128, 128) TURBO_FA(K, V, 256, 256) TURBO_FA(K, V, 512, 512) \
+    TURBO_FA(K, V, 256, 128) TURBO_FA(K, V, 128, 256)
 #define TURBO_FA_WITH(T) \
     TURBO_FA_PAIR(T, turbo2) TURBO_FA_PAIR(T, turbo3) TURBO_FA_PAIR(T, turbo4) \
     TURBO_FA_PAIR(T, f16) TURBO_FA_PAIR(T, q8_0) TURBO_FA_PAIR(f16, T) TURBO_FA_PAIR(q8_0, T)

@@ -16,10 +16,12 @@ from tqconvert.metal.source import Preprocessor, Token, code_tokens, evaluate
 
 GETTER = "ggml_metal_library_get_pipeline_"
 _ENCODER = "ggml_metal_encoder_"
+_BIND = "ggml_metal_encoder_turbo_bind"
+"""Ours, (encoder, pipeline, arguments, { buffers }): sets the pipeline, the arguments at 0 and the buffers from 1 on."""
 _SETTER = re.compile(r"ggml_metal_cv_set_(int16|int32|bool)")
 _TYPE = "(?:bf16|[fi][0-9]+|[it]?q[0-9]_[0-9A-Za-z]+|mxfp4|nvfp4|turbo[0-9])"
 """How ggml spells its types; anything wider would take kernel_mul_mm_id_f32_f32 for one of kernel_mul_mm."""
-_PLACE = re.compile(r"%[a-z]+")
+_PLACE = re.compile(r"%[hlz]*[a-z]")
 
 
 _DIMENSIONS = 3
@@ -101,7 +103,7 @@ def read_launches(folder: Path) -> tuple[Launch, ...]:
         for path in host_files(folder)
         for name, _, body in functions(_tokens(path))
         if not name.startswith(GETTER)
-        for launch in _launches(name, body, reader, path)
+        for launch in _launches(name, _unfolded(body, path), reader, path)
     )
 
 
@@ -234,6 +236,23 @@ def _choices(part: Sequence[Token], texts: Mapping[str, list[Token | None]]) -> 
         if t is None or t.text != '"undefined"'
     ]
     return list(dict.fromkeys(found)) or [None]
+
+
+def _unfolded(body: list[Token], path: Path) -> list[Token]:
+    """The body with each call of _BIND as the calls that it stands for."""
+    out: list[Token] = []
+    done = 0
+    for i, _, given in calls(body, _BIND):
+        pipeline, args, _ = (" ".join(t.text for t in part) for part in given[1:])
+        lines = [f"{_ENCODER}set_pipeline(enc, {pipeline});"]
+        lines.append(f"{_ENCODER}set_bytes(enc, &{args}, sizeof({args}), 0);")
+        for index, _ in enumerate(arguments(given[3][1:-1]), start=1):
+            lines.append(f"{_ENCODER}set_buffer(enc, buffer, {index});")
+        line = body[i].line
+        out += body[done:i]
+        out += [t._replace(line=line) for t in code_tokens("\n".join(lines), str(path))]
+        done = closing(body, i + 1) + 1
+    return out + body[done:]
 
 
 class _Scope(NamedTuple):

@@ -1,6 +1,6 @@
 """Random changes of one token in our kernels, and which of them the cases find.
 
-    python -m tests.metal.turbo.scatter [N]
+    python -m tests.metal.turbo.scatter [N [SEED]]
 
 Prints what found each, and the count; some changes change nothing, which only a reader can tell.
 """
@@ -20,13 +20,13 @@ from tqconvert.settings import default_cache
 METAL = Path(__file__).parents[3] / "metal"
 
 
-def main(n: int) -> None:
+def main(n: int, seed: int) -> None:
     """Judge `n` changes, each in a process of its own."""
     env, cache = dict(os.environ), default_cache()
     workshop = Workshop(find_compiler(env), cache / "metal", env)
     upstream = patched_tree(cache, env) / "ggml" / "src" / "ggml-metal"
     found = 0
-    for mutant in scattered(METAL, n):
+    for mutant in scattered(METAL, n, seed):
         with tempfile.TemporaryDirectory() as work, Simulator(workshop, timeout_s=30) as simulator:
             by = judge(simulator, METAL, upstream, mutant, Path(work)).by
         found += bool(by)
@@ -35,4 +35,5 @@ def main(n: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if sys.argv[1:] else 100)
+    given = [int(x) for x in sys.argv[1:3]]
+    main(*given, *(100, 1)[len(given) :])

@@ -77,6 +77,10 @@ def test_to_float_and_to_half(simulator: Simulator) -> None:
     """Nearest even, ties among them; halves down to the smallest subnormal and up to 65504."""
     a = numbers(7, 100)
     a[:4000] = np.nextafter(np.float32(1), np.float32(2)) - 2.0**-24 * (np.arange(4000) % 3)
+    # on a tie and next to one, on either side
+    x = np.exp2(np.random.default_rng(9).uniform(-30, 30, 3000)).astype(np.float32)
+    ties = (x.astype(np.float64) + np.nextafter(x, np.float32(np.inf))) / 2
+    a[4000:13000] = np.ravel([np.nextafter(ties, 0), ties, np.nextafter(ties, np.inf)])
     assert np.array_equal(run(simulator, "to_float", np.float32, bits(a)), a.astype(np.float32))
     rng = np.random.default_rng(8)
     x = np.exp2(rng.uniform(-30, 15.99, N)).astype(np.float32)

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from tqconvert.metal.turbo import reference as ref
+from tqconvert.metal.turbo import rows
 from tqconvert.turbo import codec
+from tqconvert.turbo.codebook import CODEBOOKS
 
 
 @pytest.mark.parametrize("kind", ["f16", "q8_0", "turbo2", "turbo3", "turbo4"])
@@ -60,3 +62,19 @@ def test_logits_do_not_change_when_both_sides_are_rotated() -> None:
     rng = np.random.default_rng(3)
     q, k = rng.standard_normal((2, 128)).astype(np.float32)
     assert np.isclose(codec.rotate(q) @ codec.rotate(k), q @ k, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", rows.CLOSE)
+def test_close_blocks_are_close(kind: str) -> None:
+    """Two scales of the search whose scores agree in the upper half of their bits, the last of it set aside."""
+    book = CODEBOOKS[kind]
+    y = codec.hadamard(rows.close_blocks(kind) * codec.SIGNS)
+    unit = codec.FIXED * book.unit / np.sqrt(np.square(y.astype(np.float64)).mean(1))
+    size = np.abs(np.rint(y * unit.astype(np.float32)[:, None])).astype(np.int64)
+    magnitudes, scores = np.array(book.magnitudes), []
+    for scale in codec.SCALES:
+        level = magnitudes[np.searchsorted(codec.thresholds(book, scale), size)]
+        scores.append((size * level).sum(1) ** 2 / np.square(level).sum(1))
+    for row in np.array(scores).T:
+        first, second = np.unique(row)[-2:].view(np.uint64)
+        assert first >> np.uint64(33) == second >> np.uint64(33)

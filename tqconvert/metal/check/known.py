@@ -25,6 +25,7 @@ class Known:
 
 
 _SINGLE_FILE = "ggml-metal.metal"
+_FA_TILED = r"^kernel_flash_attn_ext_(f16|f32|q\d_\d)_dk"
 _FA_VEC = r"^kernel_flash_attn_ext_vec_(f16|f32|q\d_\d)_"
 KNOWN: tuple[Known, ...] = (
     Known(
@@ -48,13 +49,10 @@ KNOWN: tuple[Known, ...] = (
         "sums of simdgroups that there are not are read, and not used",
     ),
     Known(
-        ("simdgroup_race", "threadgroup_race"), _FA_VEC, "fa_vec_common.metal",
+        ("simdgroup_race", "simdgroup_unordered", "threadgroup_race"), _FA_VEC,
+        "fa_vec_common.metal",
         "relies on lanes that run in step: a barrier is missing between reads and the next writes",
         in_step=True,
-    ),
-    Known(
-        ("simdgroup_race",), r"^kernel_flash_attn_ext_q\d_\d_dk", "fa_common.metal",
-        "writes the next tile of K or V with no barrier behind the reads, but for matrix products",
     ),
     Known(
         ("device_race",), r"^kernel_argmax_f32$", "misc.metal",
@@ -66,8 +64,12 @@ KNOWN: tuple[Known, ...] = (
     ),
     Known(
         ("uninitialised_threadgroup_read", "device_out_of_bounds"),
-        r"^kernel_flash_attn_ext_(f16|f32|q\d_\d)_dk", "fa_common.metal",
+        _FA_TILED, "fa_common.metal",
         "reads V and its sums up to a multiple of 64 columns, behind a shorter head, and drops them",
+    ),
+    Known(
+        ("simdgroup_unordered",), _FA_TILED, "fa_common.metal",
+        "stores the next tile over one that products of matrices have read, with no barrier between",
     ),
 )  # fmt: skip
 

@@ -19,6 +19,7 @@
   X(misaligned_access)               \
   X(threadgroup_race)                \
   X(simdgroup_race)                  \
+  X(simdgroup_unordered)             \
   X(device_race)                     \
   X(uninitialised_threadgroup_read)  \
   X(threadgroup_memory_limit)        \
@@ -43,9 +44,9 @@ struct Param {
 };
 // The running thread and what orders its accesses. `group` goes up at barriers of the threadgroup, `simd` at those and
 // at barriers of the thread's simdgroup: for threadgroup and device memory where the barrier's flags name it, for
-// execution always.
+// execution always. `level` goes up at functions of the simdgroup too, which order nothing.
 struct Epochs {
-  uint32_t group, simd;
+  uint32_t group, simd, level;
 };
 struct Who {
   uint32_t thread, simdgroup; // from 1

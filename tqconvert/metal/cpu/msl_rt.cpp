@@ -126,6 +126,7 @@ struct Simdgroup {
   uint32_t runnable; // bit per lane
   uint32_t levelling;
   uint32_t tg_epoch, device_epoch, epoch; // count the barriers that order memory between the lanes, and all
+  uint32_t level;                         // counts the points at which all lanes were level
 };
 struct Finding {
   uint32_t kind, line;
@@ -189,6 +190,7 @@ void complete(Simdgroup *g, uint32_t mask) {
   if (first->fn) first->fn(g, mask);
   performing = nullptr;
   // A function of the simdgroup exchanges its arguments; memory is ordered by barriers alone.
+  g->level++;
   if (!first->fn) {
     g->epoch++;
     g->tg_epoch += !!(first->aux & TG_FLAG);
@@ -276,7 +278,7 @@ void start_group(const Context &common, const uint32_t *threads, uint32_t x, uin
   for (uint32_t s = 0; s < n_groups; s++) {
     uint32_t n = n_threads - s * WIDTH < WIDTH ? n_threads - s * WIDTH : WIDTH;
     groups[s] = Simdgroup{lanes + s * WIDTH, n, n, 0, s, n == 32 ? ~0u : (1u << n) - 1, 0, groups[s].tg_epoch + 1,
-                          groups[s].device_epoch + 1, groups[s].epoch + 1};
+                          groups[s].device_epoch + 1, groups[s].epoch + 1, groups[s].level + 1};
   }
   for (uint32_t i = 0; i < n_threads; i++) {
     Lane &lane = lanes[i];
@@ -317,7 +319,7 @@ void open_barrier(uint32_t flags, const char *file, uint32_t line) {
       msl_finding(barrier_with_exited_threads, file, line, nullptr, n_threads - live_threads, n_threads);
     }
   for (uint32_t s = 0; s < n_groups; s++) {
-    groups[s].epoch++;
+    groups[s].epoch++, groups[s].level++;
     groups[s].tg_epoch += !!(flags & TG_FLAG);
     groups[s].device_epoch += !!(flags & DEVICE_FLAG);
   }
@@ -439,8 +441,12 @@ const Who *msl_who() {
   const Simdgroup *g = running->group;
   uint32_t i = g->number * WIDTH + running->number;
   char *stack = stacks + i * STACK;
-  who = Who{i + 1,         g->number + 1, serial, {tg_epoch, g->tg_epoch}, {device_epoch, g->device_epoch},
-            {epoch, g->epoch}, stack,         stack + STACK};
+  uint32_t level = g->level;
+  who.thread = i + 1, who.simdgroup = g->number + 1, who.serial = serial;
+  who.threadgroup = {tg_epoch, g->tg_epoch, level};
+  who.device = {device_epoch, g->device_epoch, level};
+  who.execution = {epoch, g->epoch, level};
+  who.stack_low = stack, who.stack_high = stack + STACK;
   return &who;
 }
 

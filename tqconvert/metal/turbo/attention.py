@@ -25,14 +25,14 @@ _POSITIONS, _ROWS = 64, 8
 """Of a block of upstream's _blk kernel."""
 
 
-def vec_shared(dim: int, simdgroups: int) -> int:
-    """TURBO_FA_VEC_SHARED of equal dimensions: bytes of threadgroup memory."""
-    return math.ceil(4 * (32 + simdgroups * dim + 2 * simdgroups) / 16) * 16
+def vec_shared(dk: int, dv: int, simdgroups: int) -> int:
+    """TURBO_FA_VEC_SHARED: bytes of threadgroup memory."""
+    return math.ceil(4 * (32 + max(dk, simdgroups * dv) + 2 * simdgroups) / 16) * 16
 
 
-def tiled_shared(dim: int) -> int:
-    """TURBO_FA_SHARED of equal dimensions: bytes of threadgroup memory."""
-    return math.ceil((4 * (32 + 64 + 10 * dim) + 2 * 128 * 32) / 16) * 16
+def tiled_shared(dk: int, dv: int) -> int:
+    """TURBO_FA_SHARED: bytes of threadgroup memory."""
+    return math.ceil((4 * (32 + 64 + 10 * max(dk, dv)) + 2 * 128 * 32) / 16) * 16
 
 
 def plan_attention(case: AttentionCase, structs: Mapping[str, Struct], rng: Any) -> Plan:
@@ -41,17 +41,17 @@ def plan_attention(case: AttentionCase, structs: Mapping[str, Struct], rng: Any)
     n_q, n_kv, dim = case.n_q, case.n_kv, case.dim
     q = normal(rng, case.n_seq, n_head, n_q, dim)
     mask = _mask(case, rng)
-    arrays: Arrays = {"q": q if case.by_head else _by_position(q)}
+    arrays: Arrays = {"q": _stored(case, q, np.nan)}
     launches: list[Launch] = []
     expected: list[Expected] = []
     args: dict[str, Any] = {
         "ne01": n_q, "ne02": n_head, "ne03": case.n_seq, "ne11": n_kv, "ne_12_2": n_kv_head,
         "ne_12_3": case.n_seq, "ne1": n_head, "ne2": n_q, "ne3": case.n_seq,
     }  # fmt: skip
-    args |= _strides("nb0", 4 * dim, n_head, n_q, by_head=case.by_head)
+    args |= _strides(case, "nb0", arrays["q"])
     sides = {}
-    for side, kind, prefix in (("k", case.k, "nb1"), ("v", case.v, "nb2")):
-        x = normal(rng, case.n_seq, n_kv_head, n_kv, dim)
+    for side, kind, prefix, width in (("k", case.k, "nb1", dim), ("v", case.v, "nb2", case.dv)):
+        x = normal(rng, case.n_seq, n_kv_head, n_kv, width)
         if side == "k":
             # some keys stand out, as they do: the softmax is not flat
             x *= np.exp2(rng.integers(-2, 3, (1, n_kv_head, 1, dim))).astype(np.float32)
@@ -59,9 +59,8 @@ def plan_attention(case: AttentionCase, structs: Mapping[str, Struct], rng: Any)
         if case.mask == "nan":
             _poison(data, kind, mask)
         sides[side] = ref.decode(kind, data)
-        size = data.shape[-1]
-        args |= _strides(prefix, size, n_kv_head, n_kv, by_head=case.by_head)
-        stored = data if case.by_head else _by_position(data)
+        stored = _stored(case, data, 0xFF)
+        args |= _strides(case, prefix, stored)
         if case.written and kind in CODEBOOKS:
             launches.append(_write(side, kind, x, stored, arrays, structs, rng))
             expected.append(Expected(side, stored, gpu_bar=1e-4))
@@ -77,7 +76,7 @@ def plan_attention(case: AttentionCase, structs: Mapping[str, Struct], rng: Any)
     sinks = normal(rng, n_head) + 2 if case.sinks else None
     arrays["mask"] = mask if mask is not None else np.zeros(8, np.float16)
     arrays["sinks"] = sinks if sinks is not None else np.zeros(8, np.float32)
-    arrays["out"] = np.zeros((case.n_seq, n_q, n_head, dim), np.float32)
+    arrays["out"] = np.zeros((case.n_seq, n_q, n_head, case.dv), np.float32)
     constants = {
         FC_MASK: int(mask is not None), FC_SINKS: int(case.sinks),
         FC_BIAS: int(case.max_bias != 0), FC_SOFTCAP: int(case.softcap != 0),
@@ -104,12 +103,12 @@ def _vec(
     target = "out"
     if groups > 1:
         target = "parts"
-        arrays["parts"] = np.zeros(rows * groups * (case.dim + 2), np.float32)
+        arrays["parts"] = np.zeros(rows * groups * (case.dv + 2), np.float32)
     launches = [
         Launch(
             case.kernel, slots("args", "q", "k", "v", "mask", "sinks", "q", target),
             (case.n_q, case.heads[0], case.n_seq * groups), (32, case.simdgroups, 1), constants,
-            (vec_shared(case.dim, case.simdgroups),),
+            (vec_shared(case.dim, case.dv, case.simdgroups),),
         )
     ]  # fmt: skip
     if groups > 1:
@@ -117,7 +116,7 @@ def _vec(
         launches.append(
             Launch(
                 "kernel_flash_attn_ext_vec_reduce", slots("reduce_args", "parts", "out"),
-                (rows, 1, 1), (32 * groups, 1, 1), {500: case.dim, 501: groups},
+                (rows, 1, 1), (32 * groups, 1, 1), {500: case.dv, 501: groups},
             )
         )  # fmt: skip
     return launches
@@ -146,7 +145,7 @@ def _tiled(
         Launch(
             case.kernel, slots("args", "q", "k", "v", "mask", "sinks", "q", "blocks", "out"),
             (-(-case.n_q // _ROWS), case.heads[0], case.n_seq), (32, 4, 1), constants,
-            (tiled_shared(case.dim),),
+            (tiled_shared(case.dim, case.dv),),
         )
     )  # fmt: skip
     return launches
@@ -157,7 +156,7 @@ def _write(
     rng: Any,
 ) -> Launch:  # fmt: skip
     """A set_rows launch that fills the cache of one side, its rows in random order."""
-    if x.shape[0] != 1 or stored.shape[1] != x.shape[2]:
+    if x.shape[0] != 1 or stored.shape[1:3] != (x.shape[2], x.shape[1]):
         raise UsageError("a cache is written for one sequence, its heads side by side")
     _, heads, n, dim = x.shape
     rows = rng.permutation(n).astype(np.int64)
@@ -170,11 +169,11 @@ def _write(
 
 
 def _mask(case: AttentionCase, rng: Any) -> Any:
-    """[n_seq, n_head or 1, n_q, n_kv] f16, or None."""
+    """[n_seq or 1, n_head or 1, n_q, n_kv] f16, or None."""
     if case.mask == "none":
         return None
     n_q, n_kv = case.n_q, case.n_kv
-    shape = (case.n_seq, case.heads[0] if case.mask_by_head else 1)
+    shape = (1 if case.one_mask else case.n_seq, case.heads[0] if case.mask_by_head else 1)
     if case.mask == "causal":
         ahead = np.arange(n_kv) > n_kv - n_q + np.arange(n_q)[:, None]
         mask = np.where(ahead, -np.inf, 0)
@@ -215,10 +214,19 @@ def _mask_args(mask: Any) -> dict[str, int]:
     }  # fmt: skip
 
 
-def _strides(prefix: str, size: int, heads: int, n: int, *, by_head: bool) -> dict[str, int]:
-    """Byte strides 1 to 3 of [n_seq, head, position] rows of `size` bytes."""
-    position, head = (size, size * n) if by_head else (size * heads, size)
-    return {f"{prefix}1": position, f"{prefix}2": head, f"{prefix}3": size * heads * n}
+def _stored(case: AttentionCase, x: Any, between: float) -> Any:
+    """[n_seq, head, position, row] as it lies in memory; with gaps, filled with `between`."""
+    x = x if case.by_head else _by_position(x)
+    if not case.gaps:
+        return x
+    return np.pad(x, ((0, 0), (0, 1), (0, 2), (0, 0)), constant_values=between)
+
+
+def _strides(case: AttentionCase, prefix: str, stored: Any) -> dict[str, int]:
+    """Byte strides of position, head and sequence."""
+    sequence, outer, inner, _ = stored.strides
+    position, head = (inner, outer) if case.by_head else (outer, inner)
+    return {f"{prefix}1": position, f"{prefix}2": head, f"{prefix}3": sequence}
 
 
 def _by_position(x: Any) -> Any:

@@ -11,9 +11,12 @@ TURBO = ("turbo2", "turbo3", "turbo4")
 PARTNERS = ("f16", "q8_0")
 PAIRS = tuple((k, v) for k in (*TURBO, *PARTNERS) for v in (*TURBO, *PARTNERS) if {k, v} & {*TURBO})
 """Types of K and V that have attention kernels."""
-VEC_HEADS = (128, 256, 512)
-TILED_HEADS = (128, 256, 512)
+_MIXED = ((256, 128), (512, 128), (512, 256), (128, 256), (128, 512), (256, 512))
+VEC_HEADS = ((128, 128), (256, 256), (512, 512), *_MIXED)
+TILED_HEADS = ((128, 128), (256, 256), (512, 512), (256, 128), (128, 256))
+"""Head dimensions of K and V that have kernels."""
 
+_Form = Literal["vec", "tiled"]
 Mask = Literal["none", "causal", "holes", "empty", "nan"]
 """causal: a triangle at the end; holes: a third hidden, biases elsewhere; empty: holes, and rows that see
 nothing; nan: holes behind which the cache is not a number."""
@@ -23,11 +26,11 @@ nothing; nan: holes behind which the cache is not a number."""
 class AttentionCase:
     """One FLASH_ATTN_EXT."""
 
-    form: Literal["vec", "tiled"]
+    form: _Form
     k: str
     v: str
     dim: int
-    """Head dimension of K and V."""
+    """Head dimension of Q and K, and of V unless `dim_v` says another."""
     n_kv: int
     n_q: int = 1
     heads: tuple[int, int] = (4, 2)
@@ -43,7 +46,12 @@ class AttentionCase:
     max_bias: float = 0.0
     by_head: bool = False
     """Heads lie behind each other; otherwise, as in a cache, the heads of one position do."""
+    gaps: bool = False
+    """Q, K and V are parts of larger arrays."""
     mask_by_head: bool = False
+    one_mask: bool = False
+    """For all sequences."""
+    dim_v: int = 0
     written: bool = False
     """K and V come from set_rows kernels, in random order; otherwise from the reference."""
 
@@ -51,7 +59,12 @@ class AttentionCase:
     def kernel(self) -> str:
         """Host name."""
         form = "vec_" if self.form == "vec" else ""
-        return f"kernel_flash_attn_ext_{form}k{self.k}_v{self.v}_dk{self.dim}_dv{self.dim}"
+        return f"kernel_flash_attn_ext_{form}k{self.k}_v{self.v}_dk{self.dim}_dv{self.dv}"
+
+    @property
+    def dv(self) -> int:
+        """Head dimension of V."""
+        return self.dim_v or self.dim
 
     @property
     def helpers(self) -> tuple[str, ...]:
@@ -63,8 +76,9 @@ class AttentionCase:
     @property
     def name(self) -> str:
         """What tells the case from all others."""
+        dims = f"d{self.dim}" + (f"/{self.dv}" if self.dv != self.dim else "")
         rest = [
-            f"{self.form} {self.k}/{self.v} d{self.dim} h{self.heads[0]}/{self.heads[1]}",
+            f"{self.form} {self.k}/{self.v} {dims} h{self.heads[0]}/{self.heads[1]}",
             f"kv{self.n_kv} q{self.n_q} {self.mask}",
         ]
         if self.form == "vec":
@@ -72,7 +86,8 @@ class AttentionCase:
         rest += [f"seq{self.n_seq}"] * (self.n_seq > 1)
         flags = {
             "sinks": self.sinks, "softcap": self.softcap, "alibi": self.max_bias,
-            "by-head": self.by_head, "head-masks": self.mask_by_head, "written": self.written,
+            "by-head": self.by_head, "gaps": self.gaps, "head-masks": self.mask_by_head,
+            "one-mask": self.one_mask, "written": self.written,
         }  # fmt: skip
         return " ".join([*rest, *(n for n, on in flags.items() if on)])
 
@@ -93,6 +108,8 @@ class RowsCase:
     """Zeros, tiny, huge, infinite and undefined values among the rows."""
     outer: tuple[int, int] = (1, 1)
     """Lengths of the outer dimensions; there are n_rows in each."""
+    view: bool = False
+    """Arrays are parts of larger ones or transposed, lists of rows are shared, a copy has another shape."""
 
     @property
     def kernel(self) -> str:
@@ -114,8 +131,8 @@ class RowsCase:
         """What tells the case from all others."""
         x, y = self.threads
         outer = "x".join(str(n) for n in (*reversed(self.outer), self.n_rows, self.n_values))
-        hostile = " hostile" if self.hostile else ""
-        return f"{self.op} {self.type} {outer} threads {x}x{y}{hostile}"
+        flags = "".join(f" {n}" for n in ("hostile", "view") if getattr(self, n))
+        return f"{self.op} {self.type} {outer} threads {x}x{y}{flags}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +154,7 @@ class TransformCase:
         return f"transform{' inverse' if self.inverse else ''} {self.n_blocks}"
 
 
+_EQUAL = (128, 256, 512)
 Case = AttentionCase | RowsCase | TransformCase
 
 
@@ -153,6 +171,10 @@ def _rows(types: tuple[str, ...]) -> list[Case]:
             RowsCase("to_f16", t, 384, 5, (64, 1), outer=(2, 2)),
             RowsCase("get_rows", t, 640, 9, (64, 1), outer=(2, 2)),
             RowsCase("kv_f16", t, 256, 7, (64, 1), outer=(3, 2)),
+            *(
+                RowsCase(op, t, 384, 5, (64, 1), outer=(4, 2), view=True)
+                for op in ("set_rows_i64", "from_f32", "to_f32", "get_rows", "kv_f16")
+            ),
         ]
     return cases
 
@@ -180,8 +202,44 @@ def quick() -> tuple[Case, ...]:
         a("tiled", "turbo4", "f16", 128, 95, 13, mask="empty", mask_by_head=True, n_seq=2),
         a("tiled", "f16", "turbo3", 128, 200, 24, mask="causal", by_head=True),
         a("tiled", "turbo4", "turbo4", 512, 70, 9),
-        a("tiled", "turbo2", "turbo3", 128, 256, 17, heads=(3, 1), mask_by_head=True, n_seq=2),
+        a("tiled", "turbo2", "turbo3", 128, 321, 17, heads=(3, 1), mask_by_head=True, n_seq=2),
+        a("vec", "turbo3", "q8_0", 128, 70, 2, n_seq=3, gaps=True, one_mask=True, heads=(6, 3)),
+        a("tiled", "q8_0", "turbo2", 128, 97, 11, n_seq=3, gaps=True, one_mask=True, heads=(6, 3)),
+        a(
+            "tiled",
+            "turbo4",
+            "turbo4",
+            128,
+            1,
+            3,
+            mask="none",
+            heads=(3, 1),
+            by_head=True,
+            gaps=True,
+        ),
+        *_mixed_quick(),
     )
+
+
+def _mixed_quick() -> tuple[Case, ...]:
+    """Head dimensions of K and V that differ, each way round."""
+    a = AttentionCase
+    return (
+        a("vec", "turbo4", "turbo3", 512, 97, 2, dim_v=128, simdgroups=4, sinks=True),
+        a("vec", "q8_0", "turbo4", 256, 130, dim_v=512, simdgroups=2, mask="causal"),
+        a("vec", "turbo2", "f16", 128, 70, 21, dim_v=512, simdgroups=4, workgroups=1, mask="empty"),
+        a("tiled", "turbo4", "turbo3", 256, 161, 11, dim_v=128, sinks=True, softcap=20.0),
+        a("tiled", "turbo3", "turbo4", 128, 130, 20, dim_v=256, mask="empty", heads=(6, 2)),
+    )
+
+
+def _mixed(form: _Form, k: str, v: str, heads: tuple[int, int], turn: int) -> AttentionCase:
+    """One kernel for unequal head dimensions; what else is asked of it takes turns."""
+    dk, dv = heads
+    return AttentionCase(
+        form, k, v, dk, (95, 33, 130, 31, 64)[turn % 5], (1, 2, 9)[turn % 3], dim_v=dv,
+        written=True, workgroups=(1, 32)[turn % 2], simdgroups=(1, 2, 4)[turn % 3], sinks=turn % 2 == 0,
+    )  # fmt: skip
 
 
 def full() -> tuple[Case, ...]:
@@ -190,7 +248,7 @@ def full() -> tuple[Case, ...]:
     lengths = (333, 65, 1000, 31, 192)
     ratios = ((8, 2), (4, 4), (6, 2), (4, 1), (7, 7))
     for i, (k, v) in enumerate(PAIRS):
-        for dim in VEC_HEADS:
+        for dim in _EQUAL:
             n, h = (i + dim // 128) % 5, (i + dim // 256) % 5
             groups = 1 if (i + dim) % 3 == 0 else 32
             cases.append(
@@ -200,7 +258,7 @@ def full() -> tuple[Case, ...]:
                     sinks=i % 2 == 0, max_bias=8.0 * (i % 4 == 1), softcap=20.0 * (i % 5 == 2),
                 )
             )  # fmt: skip
-        for dim in TILED_HEADS:
+        for dim in _EQUAL:
             n, h = (i + dim // 128 + 2) % 5, (i + dim // 256 + 1) % 5
             cases.append(
                 AttentionCase(
@@ -209,4 +267,6 @@ def full() -> tuple[Case, ...]:
                     sinks=i % 2 == 1, max_bias=8.0 * (i % 4 == 3), softcap=20.0 * (i % 5 == 1),
                 )
             )  # fmt: skip
+        cases += [_mixed("vec", k, v, heads, i + j) for j, heads in enumerate(_MIXED)]
+        cases += [_mixed("tiled", k, v, h, i + j) for j, h in enumerate(_MIXED) if h in TILED_HEADS]
     return tuple(cases)

@@ -96,7 +96,7 @@ def _decode(
     else:
         kernel = f"kernel_flash_attn_ext_vec_k{kind}_v{kind}_dk{dim}_dv{dim}"
         constants = {2200: 1, 2201: 0, 2202: 0, 2203: 0, 2204: _WORKGROUPS}
-        shared = vec_shared(dim, 1)
+        shared = vec_shared(dim, dim, 1)
     return Launch(
         kernel, slots(*names), (1, 1, _WORKGROUPS), (32, 1, 1), constants, (shared,)
     ), arrays

@@ -78,6 +78,18 @@ _PLANTED = (
     ("third bit of the other half", _ATTENTION, "n%4 + 4*i)", "n%4 + 4*(1 - i))"),
     ("sinks in every workgroup", _VEC, "turbo_has_sinks && iwg == 0 &&", "turbo_has_sinks &&"),
     ("old sums not shrunk", _VEC, "sum[n] *= shrink;", "sum[n] *= 1;"),
+    ("one mask for all taken for many", _VEC, "iq3%args.ne33*args.nb33", "iq3*args.nb33"),
+    ("tiled: one mask for all taken for many", _TILED, "iq3%args.ne33*args.nb33", "iq3*args.nb33"),
+    ("tiled: its tiles taken for many", _TILED, "((iq3%args.ne33*args.ne32", "((iq3*args.ne32"),
+    ("values by the strides of keys", _VEC, "ikv3*args.nb23", "ikv3*args.nb13"),
+    ("sums behind the parts of one sequence", _VEC, "args.ne2*args.ne3*DV*nwg", "args.ne2*DV*nwg"),
+    ("tiled: room for scores of K only", _TILED, "TURBO_MAX(BK, BV)*Q*C", "BK*Q*C"),
+    ("lists of rows not shared", _MAIN, "i11 = i02%args.ne11", "i11 = i02"),
+    ("lists of rows without gaps", _MAIN, "(src1 + i01*args.nb10", "(src1 + i01*sizeof(index_t)"),
+    ("copy into one plane", _MAIN, "n/args.ne0%args.ne1,", "n/args.ne0,"),
+    ("values taken for neighbours", _MAIN, "turbo_read(from, args.nb00, lane)", "turbo_read(from, 4, lane)"),
+    ("heads in order of memory", _MAIN, "i23%args.ne2*args.nb2 + i23/args.ne2*args.nb3", "i23*args.nb2"),
+    ("a tile less in a row of tiles", _TILED, "(args.ne11 + OP_FLASH_ATTN_EXT_NCPSG - 1)", "(args.ne11 + OP_FLASH_ATTN_EXT_NCPSG - 2)"),
     ("undefined values behind the mask", _TILED, "p > 0 ? p*factor_v[b] : 0", "p*factor_v[b]"),
     ("vec: undefined values behind the mask", _VEC, "weight > 0 ? weight*V::factor(row, xv%TURBO_LANES) : 0", "weight*V::factor(row, xv%TURBO_LANES)"),
     ("output rotated as input", _ATTENTION, "o = turbo_rotate_inverse(o, lane);", "o = turbo_rotate(o, lane);"),
@@ -144,6 +156,10 @@ def panel(mutant: Mutant) -> list[Case]:
         AttentionCase("vec", "turbo4", "turbo3", 128, 31, 2, (6, 2), "none", simdgroups=2),
         AttentionCase("vec", "turbo4", "turbo3", 128, 95, mask="causal", softcap=9, max_bias=8),
         AttentionCase("vec", "turbo4", "turbo3", 128, 50, 2, mask="empty", workgroups=1),
+        AttentionCase(
+            "vec", "turbo4", "turbo3", 128, 70, 2, (6, 3), n_seq=3, gaps=True, one_mask=True
+        ),
+        AttentionCase("vec", "turbo4", "turbo3", 512, 97, 2, n_seq=2, dim_v=128, simdgroups=2),
     ]
     tiled: list[Case] = [
         AttentionCase("tiled", "turbo3", "turbo4", 256, 161, 11, (4, 2), "nan", sinks=True),
@@ -151,8 +167,12 @@ def panel(mutant: Mutant) -> list[Case]:
         AttentionCase("tiled", "turbo3", "turbo4", 256, 64, 8, (8, 2), "none"),
         AttentionCase("tiled", "turbo3", "turbo4", 256, 100, 9, (4, 4), "empty"),
         AttentionCase(
-            "tiled", "turbo3", "turbo4", 256, 256, 17, (3, 1), mask_by_head=True, n_seq=2
+            "tiled", "turbo3", "turbo4", 256, 321, 17, (3, 1), mask_by_head=True, n_seq=2
         ),
+        AttentionCase(
+            "tiled", "turbo3", "turbo4", 256, 97, 11, (6, 3), n_seq=3, gaps=True, one_mask=True
+        ),
+        AttentionCase("tiled", "turbo3", "turbo4", 128, 130, 20, dim_v=256),
     ]
     rows: list[Case] = [
         *(
@@ -165,6 +185,11 @@ def panel(mutant: Mutant) -> list[Case]:
         RowsCase("to_f16", "turbo2", 384, 3, (64, 1), outer=(2, 2)),
         RowsCase("get_rows", "turbo3", 640, 9, (64, 1), outer=(2, 2)),
         RowsCase("kv_f16", "turbo3", 256, 7, (64, 1), outer=(3, 2)),
+        RowsCase("set_rows_i64", "turbo4", 384, 5, (64, 1), outer=(4, 2), view=True),
+        RowsCase("from_f32", "turbo2", 384, 5, (64, 1), outer=(4, 2), view=True),
+        RowsCase("to_f32", "turbo3", 384, 5, (64, 1), outer=(4, 2), view=True),
+        RowsCase("get_rows", "turbo3", 384, 5, (64, 1), outer=(4, 2), view=True),
+        RowsCase("kv_f16", "turbo3", 384, 5, (64, 1), outer=(4, 2), view=True),
         TransformCase(inverse=False, n_blocks=37),
         TransformCase(inverse=True, n_blocks=37),
     ]

@@ -59,9 +59,9 @@ def attention(
     q: F32, k: F64, v: F64, mask: "NDArray[np.float16] | None", *,
     scale: float, softcap: float = 0.0, max_bias: float = 0.0, sinks: F32 | None = None,
 ) -> F64:  # fmt: skip
-    """Softmax attention, float64 [n_seq, n_q, n_head, dim] as FLASH_ATTN_EXT lays it out.
+    """Softmax attention, float64 [n_seq, n_q, n_head, dim of v] as FLASH_ATTN_EXT lays it out.
 
-    q: [n_seq, n_head, n_q, dim]; k, v: [n_seq, n_head_kv, n_kv, dim]; mask: [n_seq or 1, n_head or 1, n_q,
+    q: [n_seq, n_head, n_q, dim]; k, v: [n_seq, n_head_kv, n_kv, dim], each its own; mask: [n_seq or 1, n_head or 1, n_q,
     n_kv], -inf hides; sinks: [n_head] logits without a value. A row that sees nothing is zero.
     """
     n_head = q.shape[1]

@@ -15,9 +15,12 @@
 #define GGML_METAL_TURBO_TYPES    X(TURBO2, "turbo2") X(TURBO3, "turbo3") X(TURBO4, "turbo4")
 #define GGML_METAL_TURBO_PARTNERS X(F16, "f16") X(Q8_0, "q8_0")
 
-// Head sizes of K and V: of the attention of up to TURBO_VEC_ROWS queries, and of the tiled one.
-#define GGML_METAL_TURBO_VEC_HEADS X(128, 128) X(256, 256) X(512, 512)
-#define GGML_METAL_TURBO_HEADS     X(128, 128) X(256, 256) X(512, 512)
+// Head sizes of K and V: of the vector kernels, and of the tiled ones. What only the former have is attended to by them
+// at any number of queries.
+#define GGML_METAL_TURBO_VEC_HEADS \
+    X(128, 128) X(256, 256) X(512, 512) X(256, 128) X(512, 128) X(512, 256) X(128, 256) X(128, 512) X(256, 512)
+#define GGML_METAL_TURBO_HEADS \
+    X(128, 128) X(256, 256) X(512, 512) X(256, 128) X(128, 256)
 
 #define GGML_METAL_TURBO_VEC_ROWS  20 // fewer queries than this go to the vector kernels
 #define GGML_METAL_TURBO_F16_ROWS  32 // from here on it pays to make K and V f16 once
@@ -78,16 +81,22 @@ static inline bool ggml_metal_turbo_heads(int64_t dk, int64_t dv) {
 }
 
 static inline bool ggml_metal_turbo_use_vec(const struct ggml_tensor * op) {
-    return op->src[0]->ne[1] < GGML_METAL_TURBO_VEC_ROWS;
+    return op->src[0]->ne[1] < GGML_METAL_TURBO_VEC_ROWS || !ggml_metal_turbo_heads(op->src[1]->ne[0], op->src[2]->ne[0]);
+}
+
+// Workgroups of a vector kernel that share the cache of a head. Many queries keep a GPU busy without.
+static inline int32_t ggml_metal_turbo_workgroups(const struct ggml_tensor * op) {
+    return op->src[0]->ne[1] < GGML_METAL_TURBO_VEC_ROWS ? GGML_METAL_TURBO_WORKGROUPS : 1;
 }
 
 static inline bool ggml_metal_turbo_to_f16(enum ggml_type type) {
     return ggml_turbo_is(type) || type == GGML_TYPE_F16;
 }
 
-// Whether K and V are made f16 and stock kernels do the attention. Those of 512 exist in newer trees only.
+// Whether K and V are made f16 and stock kernels do the attention. Those of 512 exist in newer trees only, and those of
+// sizes that differ not for ours.
 static inline bool ggml_metal_turbo_use_f16(const struct ggml_tensor * op) {
-    return op->src[0]->ne[1] >= GGML_METAL_TURBO_F16_ROWS && op->src[1]->ne[0] <= 256 &&
+    return op->src[0]->ne[1] >= GGML_METAL_TURBO_F16_ROWS && op->src[1]->ne[0] <= 256 && op->src[1]->ne[0] == op->src[2]->ne[0] &&
         ggml_metal_turbo_to_f16(op->src[1]->type) && ggml_metal_turbo_to_f16(op->src[2]->type);
 }
 
@@ -106,11 +115,13 @@ static inline bool ggml_metal_turbo_supports_attention(const struct ggml_tensor 
     if (k->nb[0] != ggml_type_size(k->type) || v->nb[0] != ggml_type_size(v->type)) {
         return false;
     }
-    if (mask && mask->type != GGML_TYPE_F16) {
+    if (mask && (mask->type != GGML_TYPE_F16 || mask->ne[0] < k->ne[1] || mask->ne[1] < q->ne[1])) {
         return false;
     }
-    // a scheduler asks for a prompt and for one token: both must have kernels
-    return ggml_metal_turbo_vec_heads(k->ne[0], v->ne[0]) && ggml_metal_turbo_heads(k->ne[0], v->ne[0]);
+    if (k->ne[1] == 0 || k->ne[1] != v->ne[1] || k->ne[2] != v->ne[2] || k->ne[3] != v->ne[3] || q->ne[3] != k->ne[3]) {
+        return false;
+    }
+    return ggml_metal_turbo_vec_heads(k->ne[0], v->ne[0]);
 }
 
 static inline bool ggml_metal_turbo_supports(const struct ggml_tensor * op, bool has_simdgroup_reduction, bool has_simdgroup_mm) {
@@ -163,13 +174,18 @@ static inline struct ggml_metal_turbo_memory ggml_metal_turbo_memory_of(const st
     const size_t n_v = (size_t) (v->ne[0]*v->ne[2]*v->ne[3]);
     const size_t n_m = mask ? (size_t) (mask->ne[1]*mask->ne[2]*mask->ne[3]) : 0;
 
+    // the stock kernel for the last cells lays out rows by their stride: of a side that stays f16, that of the cache
+    const size_t row_k = ggml_turbo_is(k->type) ? sizeof(ggml_fp16_t)*(size_t) k->ne[0] : k->nb[1];
+    const size_t row_v = ggml_turbo_is(v->type) ? sizeof(ggml_fp16_t)*(size_t) v->ne[0] : v->nb[1];
+    const size_t last  = (row_k + row_v)*(size_t) (k->ne[2]*k->ne[3]) + sizeof(ggml_fp16_t)*n_m;
+
     const int64_t rows  = (q->ne[1] + GGML_METAL_TURBO_STOCK_ROWS - 1)/GGML_METAL_TURBO_STOCK_ROWS;
     const int64_t tiles = (k->ne[1] + OP_FLASH_ATTN_EXT_NCPSG - 1)/OP_FLASH_ATTN_EXT_NCPSG;
     const int64_t n_vec = q->ne[1] < GGML_METAL_TURBO_VEC_ROWS ? q->ne[1] : GGML_METAL_TURBO_VEC_ROWS;
 
     struct ggml_metal_turbo_memory m;
     m.pad   = GGML_PAD(ggml_nbytes(op), 16) - ggml_nbytes(op);
-    m.blk   = m.pad + (f16 ? GGML_PAD(OP_FLASH_ATTN_EXT_NCPSG*sizeof(ggml_fp16_t)*(n_k + n_v + n_m), 16) : 0);
+    m.blk   = m.pad + (f16 ? GGML_PAD(OP_FLASH_ATTN_EXT_NCPSG*last, 16) : 0);
     m.tmp   = m.blk + (mask ? GGML_PAD((size_t) (rows*tiles*mask->ne[2]*mask->ne[3]), 32) : 0);
     // reserved for any number of queries, so that the graph of one token fits where a prompt's was
     m.k     = m.tmp + GGML_PAD(sizeof(float)*(size_t) (n_vec*q->ne[2]*q->ne[3]*GGML_METAL_TURBO_WORKGROUPS*(v->ne[0] + 2)), 16);

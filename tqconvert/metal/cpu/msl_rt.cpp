@@ -38,10 +38,6 @@ extern char __ehdr_start[] __attribute__((visibility("hidden")));
 #define msl_image __ehdr_start
 #endif
 void msl_switch(void **save, void *to);
-void msl_chk_begin(void **buffers, size_t *sizes, const uint8_t *read_only, int n, uint32_t serial, Area tg, Area vars,
-                   Area stacks) __attribute__((weak));
-// The areas of threadgroup memory; called for each threadgroup, and again when a variable is added.
-void msl_chk_areas(const Area *areas, int n, int n_new) __attribute__((weak));
 }
 
 // ---- switch of fibers: saves what the ABI has a callee save

@@ -101,9 +101,11 @@ void msl_atomic(void *address, size_t size, int store, void *pc);
 void msl_level(int is_store);
 // The running thread, or 0 outside of kernels and while a function of the simdgroup runs for all lanes.
 const msl::Who *msl_who(void);
-// What the runtime calls where a checker is linked: before a launch, with the number of threadgroups of all before it,
-// and for each threadgroup with the areas of its memory, and again when a variable is added.
+// What the runtime calls, with empty definitions of its own where no checker is linked (Mach-O has no undefined weak
+// symbols without more ado): whether one is; before a launch, with the number of threadgroups before it; and for each
+// threadgroup with the areas of its memory, again when a variable is added.
+int msl_chk_linked(void);
 void msl_chk_begin(void **buffers, size_t *sizes, const uint8_t *read_only, int n, uint32_t serial, msl::Area tg,
-                   msl::Area vars, msl::Area stacks) __attribute__((weak));
-void msl_chk_areas(const msl::Area *areas, int n, int n_new) __attribute__((weak));
+                   msl::Area vars, msl::Area stacks);
+void msl_chk_areas(const msl::Area *areas, int n, int n_new);
 }

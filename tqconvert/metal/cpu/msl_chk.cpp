@@ -192,6 +192,7 @@ struct Data;
 } // namespace
 
 extern "C" {
+int msl_chk_linked() { return 1; }
 void msl_chk_begin(void **b, size_t *sizes, const uint8_t *read_only, int n, uint32_t serial, Area tg_at, Area vars_at,
                    Area stacks_at) {
   static size_t room;

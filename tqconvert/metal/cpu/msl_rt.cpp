@@ -400,7 +400,7 @@ void on_signal(int number, siginfo_t *info, void *context) {
       address < tg_base + 2 * page + TG_ROOM + tg_room)
     kind = threadgroup_out_of_bounds;
   // Before clang 20 the check of local arrays knows no other way to tell; nothing else traps in a checked build.
-  if (kind == illegal_instruction && msl_chk_begin) kind = private_out_of_bounds;
+  if (kind == illegal_instruction && msl_chk_linked()) kind = private_out_of_bounds;
   add(kind, nullptr, 0, (char *)pc + 1, frame, (uint64_t)address, 0);
   msl_write(1);
   _exit(99);
@@ -413,7 +413,7 @@ void prepare() {
   for (uint32_t i = 0; i < MAX_THREADS; i++) mprotect(stacks + i * STACK, page, PROT_NONE);
   lanes = (Lane *)calloc(MAX_THREADS, sizeof(Lane));
   groups = (Simdgroup *)calloc(WIDTH, sizeof(Simdgroup));
-  tg_room = msl_chk_begin ? SLACK : 0;
+  tg_room = msl_chk_linked() ? SLACK : 0;
   tg_base = (char *)mmap(0, TG_ROOM + tg_room + 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
   mprotect(tg_base, page, PROT_NONE);
   mprotect(tg_base + TG_ROOM + tg_room + page, page, PROT_NONE);
@@ -454,10 +454,14 @@ void msl_tg_variable(void *at, size_t size, const char *file, uint32_t line) {
   memset(at, 0xff, size);
   tg_bytes += (size + 15) & ~(size_t)15;
   if (tg_bytes > MAX_TG_BYTES) msl_finding(threadgroup_memory_limit, file, line, nullptr, tg_bytes, MAX_TG_BYTES);
-  if (msl_chk_areas) msl_chk_areas(areas, n_areas, 1);
+  msl_chk_areas(areas, n_areas, 1);
 }
 
-__attribute__((weak)) void msl_atomic(void *, size_t, int, void *) {} // the checker has its own
+// The checker has its own.
+__attribute__((weak)) void msl_atomic(void *, size_t, int, void *) {}
+__attribute__((weak)) int msl_chk_linked() { return 0; }
+__attribute__((weak)) void msl_chk_begin(void **, size_t *, const uint8_t *, int, uint32_t, Area, Area, Area) {}
+__attribute__((weak)) void msl_chk_areas(const Area *, int, int) {}
 
 void msl_level(int is_store) {
   Lane *lane = running;
@@ -551,7 +555,7 @@ MSL_EXPORT void msl_clear_constants() {
 // which has told by then, room that lets the kernel go on, so that its numbers can be compared.
 MSL_EXPORT void *msl_map(int fd, size_t offset, size_t size) {
   prepare();
-  size_t room = msl_chk_begin ? SLACK : 0;
+  size_t room = msl_chk_linked() ? SLACK : 0;
   char *at = (char *)mmap(0, size + room + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0);
   if (at == (char *)MAP_FAILED) return nullptr;
   void *mapped = mmap(at + page, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, (off_t)offset);
@@ -559,7 +563,7 @@ MSL_EXPORT void *msl_map(int fd, size_t offset, size_t size) {
   if (room) mprotect(at + page + size, room, PROT_READ | PROT_WRITE);
   return mapped;
 }
-MSL_EXPORT void msl_unmap(void *at, size_t size) { munmap((char *)at - page, size + (msl_chk_begin ? SLACK : 0) + 2 * page); }
+MSL_EXPORT void msl_unmap(void *at, size_t size) { munmap((char *)at - page, size + (msl_chk_linked() ? SLACK : 0) + 2 * page); }
 
 // Signals that a kernel can cause become findings, and end the process after those are written.
 MSL_EXPORT void msl_catch_signals() {
@@ -638,16 +642,15 @@ MSL_EXPORT int msl_launch(const char *name, void **buffers, size_t *sizes, int n
     const Param &p = kernel_->params[i];
     if (p.kind == BUFFER && p.index < 32) read_only[p.index] = p.read_only;
   }
-  if (msl_chk_begin)
-    msl_chk_begin(buffers, sizes, read_only, n, serial, {tg_base + page, tg_base + page + TG_ROOM + tg_room},
-                  {msl_vars_start, msl_vars_end}, {stacks, stacks + STACK * MAX_THREADS});
+  msl_chk_begin(buffers, sizes, read_only, n, serial, {tg_base + page, tg_base + page + TG_ROOM + tg_room},
+                {msl_vars_start, msl_vars_end}, {stacks, stacks + STACK * MAX_THREADS});
   for (uint32_t z = 0; z < grid[2]; z++)
     for (uint32_t y = 0; y < grid[1]; y++)
       for (uint32_t x = 0; x < grid[0]; x++) {
         n_areas = n_arguments;
         tg_bytes = total;
         for (uint32_t i = 0; i < n_areas; i++) memset(areas[i].low, 0xff, areas[i].high - areas[i].low);
-        if (msl_chk_areas) msl_chk_areas(areas, n_areas, n_areas);
+        msl_chk_areas(areas, n_areas, n_areas);
         start_group(common, threads, x, y, z);
         if (!run_group()) return 1;
       }

@@ -27,7 +27,7 @@ def describe(kind: str, a: int, b: int) -> str:
             return f"index {a - (1 << 64) if a >> 63 else a}"
         case "threadgroup_memory_limit":
             return f"{a} bytes, at most {b}"
-        case "threadgroup_race" | "simdgroup_race":
+        case "threadgroup_race" | "simdgroup_race" | "simdgroup_unordered":
             return f"byte {a}, against thread {b}"
         case "device_race":
             other = f"thread {b - 1} of the same threadgroup" if b else "another threadgroup"

@@ -19,7 +19,8 @@ but for the order of reductions and for fast-math.
 `Unit(..., checked=True)`, the default, checks every memory access; `checked=False` is plain code, in which
 only accesses behind the end of a buffer or of threadgroup memory are found. Several launches, also of
 several programs, share arrays in `run_all`. `level=True` emulates lanes that run in step: kernels that are
-right only then rely on what Metal does not promise, and `simdgroup_race` tells so in either case.
+right only then rely on what Metal does not promise, and `simdgroup_race` tells so in either case. Between lanes
+that a shuffle or a product of matrices brought level, but no barrier, it is `simdgroup_unordered`.
 """
 
 import json

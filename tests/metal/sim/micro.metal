@@ -105,7 +105,7 @@ kernel void level_only(device float *y, uint i [[thread_index_in_threadgroup]],
                        threadgroup float *s [[threadgroup(0)]]) {
   s[i] = i;
   float v = simd_shuffle_xor(float(i), 1);
-  y[i] = v + s[i ^ 2]; // FIND: simdgroup_race
+  y[i] = v + s[i ^ 2]; // FIND: simdgroup_unordered
 }
 kernel void level_only_good(device float *y, uint i [[thread_index_in_threadgroup]],
                             threadgroup float *s [[threadgroup(0)]]) {
@@ -121,7 +121,7 @@ kernel void reuse_level(device float *y, uint i [[thread_index_in_threadgroup]],
   own[i % 32] = i;
   simdgroup_barrier(mem_flags::mem_threadgroup);
   float v = simd_sum(own[31 - i % 32]);
-  own[i % 32] = v; // FIND: simdgroup_race
+  own[i % 32] = v; // FIND: simdgroup_unordered
   simdgroup_barrier(mem_flags::mem_threadgroup);
   y[i] = own[31 - i % 32];
 }
@@ -135,6 +135,20 @@ kernel void reuse_level_good(device float *y, uint i [[thread_index_in_threadgro
   own[i % 32] = v;
   simdgroup_barrier(mem_flags::mem_threadgroup);
   y[i] = own[31 - i % 32];
+}
+
+kernel void no_memory(device float *y, uint i [[thread_index_in_threadgroup]],
+                      threadgroup float *s [[threadgroup(0)]]) {
+  s[i] = i;
+  threadgroup_barrier(mem_flags::mem_none);
+  y[i] = s[i ^ 32]; // FIND: threadgroup_race
+}
+kernel void no_memory_good(device float *y, uint i [[thread_index_in_threadgroup]],
+                           threadgroup float *s [[threadgroup(0)]]) {
+  s[i] = i;
+  threadgroup_barrier(mem_flags::mem_none);
+  threadgroup_barrier(mem_flags::mem_device | mem_flags::mem_threadgroup);
+  y[i] = s[i ^ 32];
 }
 
 kernel void groups(device float *y, uint i [[thread_index_in_threadgroup]],
@@ -325,21 +339,6 @@ kernel void too_much_good(device float *y, uint i [[thread_index_in_threadgroup]
   y[i] = s[63 - i];
 }
 
-// A function of the simdgroup exchanges its arguments and orders no memory.
-kernel void behind_collective(device float *y, uint i [[thread_index_in_threadgroup]],
-                              threadgroup float *s [[threadgroup(0)]]) {
-  s[i] = i;
-  float v = simd_sum(s[i]);
-  y[i] = v + s[i ^ 1]; // FIND: simdgroup_race
-}
-kernel void behind_collective_good(device float *y, uint i [[thread_index_in_threadgroup]],
-                                   threadgroup float *s [[threadgroup(0)]]) {
-  s[i] = i;
-  float v = simd_sum(s[i]);
-  simdgroup_barrier(mem_flags::mem_threadgroup);
-  y[i] = v + s[i ^ 1];
-}
-
 kernel void other_memory(device float *y, uint i [[thread_index_in_threadgroup]],
                          threadgroup float *s [[threadgroup(0)]]) {
   s[i] = i;
@@ -353,13 +352,13 @@ kernel void other_memory_good(device float *y, uint i [[thread_index_in_threadgr
   y[i] = s[i ^ 32];
 }
 
-kernel void no_memory(device float *y, uint i [[thread_index_in_threadgroup]],
+kernel void no_memory_lanes(device float *y, uint i [[thread_index_in_threadgroup]],
                       threadgroup float *s [[threadgroup(0)]]) {
   s[i] = i;
   simdgroup_barrier(mem_flags::mem_none);
-  y[i] = s[i ^ 1]; // FIND: simdgroup_race
+  y[i] = s[i ^ 1]; // FIND: simdgroup_unordered
 }
-kernel void no_memory_good(device float *y, uint i [[thread_index_in_threadgroup]],
+kernel void no_memory_lanes_good(device float *y, uint i [[thread_index_in_threadgroup]],
                            threadgroup float *s [[threadgroup(0)]]) {
   s[i] = i;
   simdgroup_barrier(mem_flags::mem_threadgroup);

@@ -28,17 +28,14 @@ def zig(workshop: Workshop):
     return run
 
 
-def library(zig, workshop: Workshop, target: str, folder: Path) -> Path:
-    """micro.metal in the checked form for another machine."""
+def library(zig, workshop: Workshop, target: str, folder: Path, *, checked: bool = True) -> Path:
+    """micro.metal for another machine."""
     source = folder / "unit.cpp"
     rewritten = workshop.rewritten(Unit(HERE / "micro.metal"))
     source.write_text(f'#include "msl_shim.h"\n{rewritten.text}', "utf-8")
     objects = []
-    for path, extra in (
-        (source, build._CHECK_FLAGS),
-        (CPU / "msl_rt.cpp", ()),
-        (CPU / "msl_chk.cpp", ()),
-    ):
+    parts = [(source, build._CHECK_FLAGS if checked else ()), (CPU / "msl_rt.cpp", ())]
+    for path, extra in (*parts, *([(CPU / "msl_chk.cpp", ())] if checked else [])):
         objects.append(folder / f"{path.stem}.o")
         zig(target, *build._FLAGS, "-O1", *extra, f"-I{CPU}", "-c", path, "-o", objects[-1])
     out = folder / "micro.so"
@@ -46,9 +43,10 @@ def library(zig, workshop: Workshop, target: str, folder: Path) -> Path:
     return out
 
 
-def test_it_links_for_macos(zig, workshop: Workshop, tmp_path: Path) -> None:
+@pytest.mark.parametrize("checked", [True, False])
+def test_it_links_for_macos(zig, workshop: Workshop, tmp_path: Path, checked: bool) -> None:
     """Sections, symbols and the switch of fibers are as Mach-O has them. Not run."""
-    made = library(zig, workshop, "aarch64-macos", tmp_path)
+    made = library(zig, workshop, "aarch64-macos", tmp_path, checked=checked)
     assert made.read_bytes()[:4] == bytes.fromhex("cffaedfe")
 
 

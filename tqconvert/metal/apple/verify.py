@@ -121,9 +121,10 @@ def turbo_constants(indices: Iterable[int]) -> Iterator[dict[int, int]]:
     """All combinations of our function constants, of those that a kernel reads."""
     used = sorted(indices)
     booleans = [i for i in used if i < FC_TURBO + _N_BOOLEANS]
-    rest = {WORKGROUPS: 32} if WORKGROUPS in used else {}
+    rest: list[dict[int, int]] = [{WORKGROUPS: n} for n in (1, 32) if WORKGROUPS in used] or [{}]
     for values in product((0, 1), repeat=len(booleans)):
-        yield {**dict(zip(booleans, values, strict=True)), **rest}
+        for more in rest:
+            yield {**dict(zip(booleans, values, strict=True)), **more}
 
 
 def make_pipelines(tree: MetalTree, gpu: Gpu) -> Iterator[Step]:

@@ -255,7 +255,8 @@ def _problem(case: "Case", outcome: Outcome, error: float) -> str:
     """What is wrong beyond what is known upstream, in a line."""
     unknown = [f for f in outcome.findings if not known(f)]
     if unknown:
-        return str(unknown[0])
+        more = f" (and {len(unknown) - 1} more places: --json)" if len(unknown) > 1 else ""
+        return f"{unknown[0]}{more}"
     if outcome.error:
         return outcome.error
     if error > case.tolerance:

@@ -49,14 +49,10 @@ KNOWN: tuple[Known, ...] = (
         "sums of simdgroups that there are not are read, and not used",
     ),
     Known(
-        ("simdgroup_race", "threadgroup_race"), _FA_VEC,
+        ("simdgroup_race", "simdgroup_unordered", "threadgroup_race"), _FA_VEC,
         "fa_vec_common.metal",
         "relies on lanes that run in step: a barrier is missing between reads and the next writes",
         in_step=True,
-    ),
-    Known(
-        ("simdgroup_race",), r"^kernel_flash_attn_ext_q\d_\d_dk", "fa_common.metal",
-        "writes the next tile of K or V with no barrier behind the reads, but for matrix products",
     ),
     Known(
         ("device_race",), r"^kernel_argmax_f32$", "misc.metal",
@@ -72,12 +68,8 @@ KNOWN: tuple[Known, ...] = (
         "reads V and its sums up to a multiple of 64 columns, behind a shorter head, and drops them",
     ),
     Known(
-        ("simdgroup_race",), _FA_TILED, "fa_common.metal",
+        ("simdgroup_unordered",), _FA_TILED, "fa_common.metal",
         "stores the next tile over one that products of matrices have read, with no barrier between",
-    ),
-    Known(
-        ("threadgroup_race",), r"^kernel_soft_max_", "softmax.metal",
-        "clears what other simdgroups read, behind a barrier that orders no memory",
     ),
 )  # fmt: skip
 

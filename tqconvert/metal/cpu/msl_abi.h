@@ -19,6 +19,7 @@
   X(misaligned_access)               \
   X(threadgroup_race)                \
   X(simdgroup_race)                  \
+  X(simdgroup_unordered)             \
   X(device_race)                     \
   X(uninitialised_threadgroup_read)  \
   X(threadgroup_memory_limit)        \
@@ -43,9 +44,9 @@ struct Param {
 };
 // The running thread and what orders its accesses. `group` goes up at barriers of the threadgroup, `simd` at those and
 // at barriers of the thread's simdgroup: for threadgroup and device memory where the barrier's flags name it, for
-// execution always.
+// execution always. `level` goes up at functions of the simdgroup too, which order nothing.
 struct Epochs {
-  uint32_t group, simd;
+  uint32_t group, simd, level;
 };
 struct Who {
   uint32_t thread, simdgroup; // from 1
@@ -100,4 +101,11 @@ void msl_atomic(void *address, size_t size, int store, void *pc);
 void msl_level(int is_store);
 // The running thread, or 0 outside of kernels and while a function of the simdgroup runs for all lanes.
 const msl::Who *msl_who(void);
+// What the runtime calls, with empty definitions of its own where no checker is linked (Mach-O has no undefined weak
+// symbols without more ado): whether one is; before a launch, with the number of threadgroups before it; and for each
+// threadgroup with the areas of its memory, again when a variable is added.
+int msl_chk_linked(void);
+void msl_chk_begin(void **buffers, size_t *sizes, const uint8_t *read_only, int n, uint32_t serial, msl::Area tg,
+                   msl::Area vars, msl::Area stacks);
+void msl_chk_areas(const msl::Area *areas, int n, int n_new);
 }

@@ -63,17 +63,20 @@ uint8_t *written;
 
 uint32_t simdgroup_of(uint32_t thread) { return (thread + 31) / 32; }
 
-// The thread, from 1, whose access the new one races with, and whether that is of the same simdgroup.
-uint32_t conflict(const Cell &c, const Who &me, Epochs now, bool store, bool *near) {
+// The thread, from 1, whose access the new one races with, and what kind of race that is: lanes that were level in
+// between, but for whom no barrier ordered memory, have a kind of their own.
+uint32_t conflict(const Cell &c, const Who &me, Epochs now, bool store, uint32_t *kind) {
   Epochs reached = me.execution;
   if (c.writer && c.writer != me.thread && c.written.group == now.group) {
-    *near = simdgroup_of(c.writer) == me.simdgroup;
-    if (!*near || c.written.simd == now.simd) return c.writer;
+    bool near = simdgroup_of(c.writer) == me.simdgroup;
+    *kind = !near ? threadgroup_race : c.written.level == now.level ? simdgroup_race : simdgroup_unordered;
+    if (!near || c.written.simd == now.simd) return c.writer;
   }
   if (!store || !c.reader || c.read.group != reached.group) return 0;
-  *near = simdgroup_of(c.reader) == me.simdgroup;
-  if (!*near) return c.reader;
-  if (c.foreign) return *near = false, c.foreign;
+  *kind = threadgroup_race;
+  if (simdgroup_of(c.reader) != me.simdgroup) return c.reader;
+  if (c.foreign) return c.foreign;
+  *kind = c.read.level == now.level ? simdgroup_race : simdgroup_unordered;
   return c.read.simd == reached.simd && (c.reader != me.thread || c.more) ? c.reader : 0;
 }
 
@@ -88,6 +91,7 @@ void note(Cell &c, const Who &me, Epochs now, bool store) {
   bool near = again && simdgroup_of(c.reader) == me.simdgroup;
   if (near && c.read.simd == now.simd) {
     c.more |= c.reader != me.thread;
+    c.read.level = now.level;
     return;
   }
   c.foreign = !again ? 0 : near ? c.foreign : c.reader;
@@ -103,12 +107,13 @@ void device_access(int buffer, char *a, size_t n, bool store, void *pc) {
   if (!me) return;
   Touched *t = touched[buffer] + (a - b.range.low);
   uint32_t serial = me->serial, other = 0;
-  bool race = false, near;
+  uint32_t kind;
+  bool race = false;
   for (size_t i = 0; i < n; i++) {
     Touched &x = t[i];
     race |= x.write_serial >= first_serial && x.write_serial != serial;
     race |= store && x.read_serial >= first_serial && x.read_serial != serial;
-    if (uint32_t thread = conflict(x.cell, *me, me->device, store, &near)) other = thread;
+    if (uint32_t thread = conflict(x.cell, *me, me->device, store, &kind)) other = thread;
     note(x.cell, *me, me->device, store);
     if (store)
       x.write_serial = serial;
@@ -126,23 +131,22 @@ void shadow(size_t offset, size_t n, bool store, void *pc, size_t shown) {
   const Who *me = msl_who();
   if (!me) return;
   Epochs now = me->threadgroup;
-  uint32_t other = 0;
-  bool near = false, is_near = false;
+  uint32_t other = 0, found = 0, kind = 0;
   size_t end = offset + n;
   if (n > 1)
     for (size_t i = offset / 2; i <= (end - 1) / 2; i++) {
-      if (uint32_t thread = conflict(pairs[i], *me, now, store, &near)) other = thread, is_near = near;
+      if (uint32_t thread = conflict(pairs[i], *me, now, store, &kind)) other = thread, found = kind;
       note(pairs[i], *me, now, store);
     }
   if (n == 1 || single_bytes)
     for (size_t i = offset; i < end; i++)
-      if (uint32_t thread = conflict(bytes[i], *me, now, store, &near)) other = thread, is_near = near;
+      if (uint32_t thread = conflict(bytes[i], *me, now, store, &kind)) other = thread, found = kind;
   if (n == 1) {
-    if (uint32_t thread = conflict(pairs[offset / 2], *me, now, store, &near)) other = thread, is_near = near;
+    if (uint32_t thread = conflict(pairs[offset / 2], *me, now, store, &kind)) other = thread, found = kind;
     note(bytes[offset], *me, now, store);
     single_bytes = true;
   }
-  if (other) msl_finding(is_near ? simdgroup_race : threadgroup_race, nullptr, 0, pc, shown, other - 1);
+  if (other) msl_finding(found, nullptr, 0, pc, shown, other - 1);
   if (store)
     memset(written + offset, 1, n);
   else if (memchr(written + offset, 0, n))
@@ -188,6 +192,7 @@ struct Data;
 } // namespace
 
 extern "C" {
+int msl_chk_linked() { return 1; }
 void msl_chk_begin(void **b, size_t *sizes, const uint8_t *read_only, int n, uint32_t serial, Area tg_at, Area vars_at,
                    Area stacks_at) {
   static size_t room;

@@ -38,10 +38,6 @@ extern char __ehdr_start[] __attribute__((visibility("hidden")));
 #define msl_image __ehdr_start
 #endif
 void msl_switch(void **save, void *to);
-void msl_chk_begin(void **buffers, size_t *sizes, const uint8_t *read_only, int n, uint32_t serial, Area tg, Area vars,
-                   Area stacks) __attribute__((weak));
-// The areas of threadgroup memory; called for each threadgroup, and again when a variable is added.
-void msl_chk_areas(const Area *areas, int n, int n_new) __attribute__((weak));
 }
 
 // ---- switch of fibers: saves what the ABI has a callee save
@@ -126,6 +122,7 @@ struct Simdgroup {
   uint32_t runnable; // bit per lane
   uint32_t levelling;
   uint32_t tg_epoch, device_epoch, epoch; // count the barriers that order memory between the lanes, and all
+  uint32_t level;                         // counts the points at which all lanes were level
 };
 struct Finding {
   uint32_t kind, line;
@@ -189,6 +186,7 @@ void complete(Simdgroup *g, uint32_t mask) {
   if (first->fn) first->fn(g, mask);
   performing = nullptr;
   // A function of the simdgroup exchanges its arguments; memory is ordered by barriers alone.
+  g->level++;
   if (!first->fn) {
     g->epoch++;
     g->tg_epoch += !!(first->aux & TG_FLAG);
@@ -276,7 +274,7 @@ void start_group(const Context &common, const uint32_t *threads, uint32_t x, uin
   for (uint32_t s = 0; s < n_groups; s++) {
     uint32_t n = n_threads - s * WIDTH < WIDTH ? n_threads - s * WIDTH : WIDTH;
     groups[s] = Simdgroup{lanes + s * WIDTH, n, n, 0, s, n == 32 ? ~0u : (1u << n) - 1, 0, groups[s].tg_epoch + 1,
-                          groups[s].device_epoch + 1, groups[s].epoch + 1};
+                          groups[s].device_epoch + 1, groups[s].epoch + 1, groups[s].level + 1};
   }
   for (uint32_t i = 0; i < n_threads; i++) {
     Lane &lane = lanes[i];
@@ -317,7 +315,7 @@ void open_barrier(uint32_t flags, const char *file, uint32_t line) {
       msl_finding(barrier_with_exited_threads, file, line, nullptr, n_threads - live_threads, n_threads);
     }
   for (uint32_t s = 0; s < n_groups; s++) {
-    groups[s].epoch++;
+    groups[s].epoch++, groups[s].level++;
     groups[s].tg_epoch += !!(flags & TG_FLAG);
     groups[s].device_epoch += !!(flags & DEVICE_FLAG);
   }
@@ -402,7 +400,7 @@ void on_signal(int number, siginfo_t *info, void *context) {
       address < tg_base + 2 * page + TG_ROOM + tg_room)
     kind = threadgroup_out_of_bounds;
   // Before clang 20 the check of local arrays knows no other way to tell; nothing else traps in a checked build.
-  if (kind == illegal_instruction && msl_chk_begin) kind = private_out_of_bounds;
+  if (kind == illegal_instruction && msl_chk_linked()) kind = private_out_of_bounds;
   add(kind, nullptr, 0, (char *)pc + 1, frame, (uint64_t)address, 0);
   msl_write(1);
   _exit(99);
@@ -415,7 +413,7 @@ void prepare() {
   for (uint32_t i = 0; i < MAX_THREADS; i++) mprotect(stacks + i * STACK, page, PROT_NONE);
   lanes = (Lane *)calloc(MAX_THREADS, sizeof(Lane));
   groups = (Simdgroup *)calloc(WIDTH, sizeof(Simdgroup));
-  tg_room = msl_chk_begin ? SLACK : 0;
+  tg_room = msl_chk_linked() ? SLACK : 0;
   tg_base = (char *)mmap(0, TG_ROOM + tg_room + 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
   mprotect(tg_base, page, PROT_NONE);
   mprotect(tg_base + TG_ROOM + tg_room + page, page, PROT_NONE);
@@ -439,8 +437,12 @@ const Who *msl_who() {
   const Simdgroup *g = running->group;
   uint32_t i = g->number * WIDTH + running->number;
   char *stack = stacks + i * STACK;
-  who = Who{i + 1,         g->number + 1, serial, {tg_epoch, g->tg_epoch}, {device_epoch, g->device_epoch},
-            {epoch, g->epoch}, stack,         stack + STACK};
+  uint32_t level = g->level;
+  who.thread = i + 1, who.simdgroup = g->number + 1, who.serial = serial;
+  who.threadgroup = {tg_epoch, g->tg_epoch, level};
+  who.device = {device_epoch, g->device_epoch, level};
+  who.execution = {epoch, g->epoch, level};
+  who.stack_low = stack, who.stack_high = stack + STACK;
   return &who;
 }
 
@@ -452,10 +454,14 @@ void msl_tg_variable(void *at, size_t size, const char *file, uint32_t line) {
   memset(at, 0xff, size);
   tg_bytes += (size + 15) & ~(size_t)15;
   if (tg_bytes > MAX_TG_BYTES) msl_finding(threadgroup_memory_limit, file, line, nullptr, tg_bytes, MAX_TG_BYTES);
-  if (msl_chk_areas) msl_chk_areas(areas, n_areas, 1);
+  msl_chk_areas(areas, n_areas, 1);
 }
 
-__attribute__((weak)) void msl_atomic(void *, size_t, int, void *) {} // the checker has its own
+// The checker has its own.
+__attribute__((weak)) void msl_atomic(void *, size_t, int, void *) {}
+__attribute__((weak)) int msl_chk_linked() { return 0; }
+__attribute__((weak)) void msl_chk_begin(void **, size_t *, const uint8_t *, int, uint32_t, Area, Area, Area) {}
+__attribute__((weak)) void msl_chk_areas(const Area *, int, int) {}
 
 void msl_level(int is_store) {
   Lane *lane = running;
@@ -549,7 +555,7 @@ MSL_EXPORT void msl_clear_constants() {
 // which has told by then, room that lets the kernel go on, so that its numbers can be compared.
 MSL_EXPORT void *msl_map(int fd, size_t offset, size_t size) {
   prepare();
-  size_t room = msl_chk_begin ? SLACK : 0;
+  size_t room = msl_chk_linked() ? SLACK : 0;
   char *at = (char *)mmap(0, size + room + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0);
   if (at == (char *)MAP_FAILED) return nullptr;
   void *mapped = mmap(at + page, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, (off_t)offset);
@@ -557,7 +563,7 @@ MSL_EXPORT void *msl_map(int fd, size_t offset, size_t size) {
   if (room) mprotect(at + page + size, room, PROT_READ | PROT_WRITE);
   return mapped;
 }
-MSL_EXPORT void msl_unmap(void *at, size_t size) { munmap((char *)at - page, size + (msl_chk_begin ? SLACK : 0) + 2 * page); }
+MSL_EXPORT void msl_unmap(void *at, size_t size) { munmap((char *)at - page, size + (msl_chk_linked() ? SLACK : 0) + 2 * page); }
 
 // Signals that a kernel can cause become findings, and end the process after those are written.
 MSL_EXPORT void msl_catch_signals() {
@@ -636,16 +642,15 @@ MSL_EXPORT int msl_launch(const char *name, void **buffers, size_t *sizes, int n
     const Param &p = kernel_->params[i];
     if (p.kind == BUFFER && p.index < 32) read_only[p.index] = p.read_only;
   }
-  if (msl_chk_begin)
-    msl_chk_begin(buffers, sizes, read_only, n, serial, {tg_base + page, tg_base + page + TG_ROOM + tg_room},
-                  {msl_vars_start, msl_vars_end}, {stacks, stacks + STACK * MAX_THREADS});
+  msl_chk_begin(buffers, sizes, read_only, n, serial, {tg_base + page, tg_base + page + TG_ROOM + tg_room},
+                {msl_vars_start, msl_vars_end}, {stacks, stacks + STACK * MAX_THREADS});
   for (uint32_t z = 0; z < grid[2]; z++)
     for (uint32_t y = 0; y < grid[1]; y++)
       for (uint32_t x = 0; x < grid[0]; x++) {
         n_areas = n_arguments;
         tg_bytes = total;
         for (uint32_t i = 0; i < n_areas; i++) memset(areas[i].low, 0xff, areas[i].high - areas[i].low);
-        if (msl_chk_areas) msl_chk_areas(areas, n_areas, n_areas);
+        msl_chk_areas(areas, n_areas, n_areas);
         start_group(common, threads, x, y, z);
         if (!run_group()) return 1;
       }

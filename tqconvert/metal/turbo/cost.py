@@ -44,7 +44,7 @@ extern "C" uint64_t msl_cost_blocks[];
 MSL_EXPORT uint64_t msl_cost_bytes[32] = {};
 static char *low[32], *high[32];
 static int n_buffers;
-extern "C" void msl_chk_begin(void **b, size_t *s, int n, char *, size_t, char *, size_t, char *, size_t) {
+extern "C" void msl_chk_begin(void **b, size_t *s, const uint8_t *, int n, uint32_t, msl::Area, msl::Area, msl::Area) {
   n_buffers = n;
   for (int i = 0; i < n && i < 32; i++) low[i] = (char *)b[i], high[i] = (char *)b[i] + (b[i] ? s[i] : 0);
 }

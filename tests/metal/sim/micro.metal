@@ -410,6 +410,31 @@ kernel void read_again_good(device float *y, uint i [[thread_index_in_threadgrou
   s[i] = v;
   y[i] = v;
 }
+// Bytes that one thread writes and words that another reads are the same memory.
+kernel void bytes_and_words(device float *y, uint i [[thread_index_in_threadgroup]],
+                            threadgroup uchar *s [[threadgroup(0)]]) {
+  s[i] = uchar(i);
+  y[i] = ((threadgroup uint *)s)[i / 4 ^ 8]; // FIND: threadgroup_race
+}
+kernel void bytes_and_words_good(device float *y, uint i [[thread_index_in_threadgroup]],
+                                 threadgroup uchar *s [[threadgroup(0)]]) {
+  s[i] = uchar(i);
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  y[i] = ((threadgroup uint *)s)[i / 4 ^ 8];
+}
+kernel void bytes_of_buffer(device uchar *y, uint i [[thread_index_in_threadgroup]]) {
+  if (i < 32) {
+    y[i] = uchar(i);
+  } else if (i < 40) {
+    *(device uint *)(y + 4 * (i - 32)) = i; // FIND: device_race
+  }
+}
+kernel void bytes_of_buffer_good(device uchar *y, uint i [[thread_index_in_threadgroup]]) {
+  y[i] = uchar(i);
+  threadgroup_barrier(mem_flags::mem_device);
+  if (i < 8)
+    *(device uint *)(y + 4 * i) = i;
+}
 kernel void neighbours_good(device float *y, uint i [[thread_index_in_threadgroup]],
                             threadgroup uchar *s [[threadgroup(0)]]) {
   s[i] = uchar(i);

@@ -37,8 +37,8 @@ struct Cell {
   Epochs read;
   bool more; // readers in that simdgroup and its epoch
 };
-// The same for a byte of a buffer, and the threadgroups that touched it: they run in no order, so that one must not
-// touch what another writes.
+// The same for a part of a buffer, and the threadgroups that touched it: they run in no order, so that one must not
+// touch what another writes. Aligned accesses of four bytes and more have a record for each four, others one for each byte.
 struct Touched {
   uint32_t write_serial, read_serial;
   Cell cell;
@@ -48,14 +48,17 @@ struct Buffer {
   Range range;
   bool tracked;
 };
-Touched *touched[32];
-size_t touched_room[32];
+struct {
+  Touched *words, *bytes;
+  size_t room;
+  bool used; // the bytes, in this launch
+} touched[32];
 uint32_t first_serial; // of this launch
 Buffer buffers[32];
 Range tg, vars, stacks, image;
 int n_buffers, n_areas;
 const Area *areas;
-// Accesses of two bytes and more have a cell for each two, those of one byte have their own: lanes that write
+// Aligned accesses of two bytes and more have a cell for each two, others one for each byte: lanes that write
 // neighbouring bytes do not race.
 Cell *pairs, *bytes;
 bool single_bytes; // some were met in this threadgroup
@@ -105,20 +108,29 @@ void device_access(int buffer, char *a, size_t n, bool store, void *pc) {
   if (!b.tracked && !store) return;
   const Who *me = msl_who();
   if (!me) return;
-  Touched *t = touched[buffer] + (a - b.range.low);
-  uint32_t serial = me->serial, other = 0;
-  uint32_t kind;
+  auto &t = touched[buffer];
+  uint32_t serial = me->serial, other = 0, kind;
   bool race = false;
-  for (size_t i = 0; i < n; i++) {
-    Touched &x = t[i];
+  auto look = [&](const Touched &x) {
     race |= x.write_serial >= first_serial && x.write_serial != serial;
     race |= store && x.read_serial >= first_serial && x.read_serial != serial;
     if (uint32_t thread = conflict(x.cell, *me, me->device, store, &kind)) other = thread;
+  };
+  auto mark = [&](Touched &x) {
     note(x.cell, *me, me->device, store);
     if (store)
       x.write_serial = serial;
     else
       x.read_serial = x.read_serial >= first_serial && x.read_serial != serial ? ANY : serial;
+  };
+  size_t from = a - b.range.low, to = from + n;
+  if ((from | n) % 4 == 0) {
+    for (size_t i = from / 4; i < to / 4; i++) look(t.words[i]), mark(t.words[i]);
+    for (size_t i = from; t.used && i < to; i++) look(t.bytes[i]);
+  } else {
+    for (size_t i = from / 4; i <= (to - 1) / 4; i++) look(t.words[i]);
+    for (size_t i = from; i < to; i++) look(t.bytes[i]), mark(t.bytes[i]);
+    t.used = true;
   }
   if (race)
     msl_finding(device_race, nullptr, 0, pc, a - b.range.low, 0);
@@ -133,17 +145,15 @@ void shadow(size_t offset, size_t n, bool store, void *pc, size_t shown) {
   Epochs now = me->threadgroup;
   uint32_t other = 0, found = 0, kind = 0;
   size_t end = offset + n;
-  if (n > 1)
-    for (size_t i = offset / 2; i <= (end - 1) / 2; i++) {
-      if (uint32_t thread = conflict(pairs[i], *me, now, store, &kind)) other = thread, found = kind;
-      note(pairs[i], *me, now, store);
-    }
-  if (n == 1 || single_bytes)
-    for (size_t i = offset; i < end; i++)
-      if (uint32_t thread = conflict(bytes[i], *me, now, store, &kind)) other = thread, found = kind;
-  if (n == 1) {
-    if (uint32_t thread = conflict(pairs[offset / 2], *me, now, store, &kind)) other = thread, found = kind;
-    note(bytes[offset], *me, now, store);
+  auto look = [&](const Cell &c) {
+    if (uint32_t thread = conflict(c, *me, now, store, &kind)) other = thread, found = kind;
+  };
+  if ((offset | n) % 2 == 0) {
+    for (size_t i = offset / 2; i < end / 2; i++) look(pairs[i]), note(pairs[i], *me, now, store);
+    for (size_t i = offset; single_bytes && i < end; i++) look(bytes[i]);
+  } else {
+    for (size_t i = offset / 2; i <= (end - 1) / 2; i++) look(pairs[i]);
+    for (size_t i = offset; i < end; i++) look(bytes[i]), note(bytes[i], *me, now, store);
     single_bytes = true;
   }
   if (other) msl_finding(found, nullptr, 0, pc, shown, other - 1);
@@ -207,11 +217,15 @@ void msl_chk_begin(void **b, size_t *sizes, const uint8_t *read_only, int n, uin
         buffers[i].tracked = true;
   for (int i = 0; i < n_buffers; i++) {
     size_t size = buffers[i].range.high - buffers[i].range.low;
-    if (size > touched_room[i]) {
-      free(touched[i]);
-      touched[i] = (Touched *)calloc(size, sizeof(Touched));
-      touched_room[i] = size;
+    auto &t = touched[i];
+    if (size > t.room) {
+      free(t.words);
+      free(t.bytes);
+      t.words = (Touched *)calloc(size / 4 + 1, sizeof(Touched));
+      t.bytes = (Touched *)calloc(size, sizeof(Touched)); // pages that nobody touches cost nothing
+      t.room = size;
     }
+    t.used = false;
   }
   first_serial = serial + 1;
   tg = {tg_at.low, tg_at.high};

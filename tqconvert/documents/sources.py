@@ -256,7 +256,9 @@ BENCH = (
     Variant("", {
         "gpu": "text",
         "rows": [{
-            "k": "text", "v": "text", "dim": "int", "n_kv": "int", "seconds": "number", "cache_bytes": "int",
+            "k": "text", "v": "text", "dim": "int", "n_kv": "int", "n_q": "int: 1 decodes, more is a prompt",
+            "seconds": "number", "cache_bytes": "int: of K and V",
+            "moved_bytes": "int: loaded of K and V, and stored of their f16 copies",
         }],
         "not_covered": _UNLOOKED,
     }),

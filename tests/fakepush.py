@@ -16,9 +16,10 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
+
+from tests.loopback import Loopback
 
 LARGE = 4096
 
@@ -59,7 +60,7 @@ class Faults:
     read_only: bool = False
 
 
-class PushRegistry:
+class PushRegistry(Loopback):
     """The server; use as a context manager."""
 
     def __init__(self) -> None:
@@ -75,25 +76,6 @@ class PushRegistry:
         """Bytes of blobs that arrived, repeated ones counted again."""
         self.token = "t0"
         self.lock = threading.Lock()
-
-    def __enter__(self) -> Self:
-        owner = self
-
-        class Bound(_Handler):
-            registry = owner
-
-        self._server = _Server(("127.0.0.1", 0), Bound)
-        self.port = self._server.server_address[1]
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.05,), daemon=True
-        )
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
     @property
     def host(self) -> str:
@@ -113,13 +95,6 @@ class PushRegistry:
                 if len(blobs.get(layer["digest"], b"")) != layer["size"]:
                     return False
         return True
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: clients that are killed are what the tests are about."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -315,3 +290,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _sha(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+PushRegistry.handler = _Handler

@@ -10,13 +10,13 @@ Everything is served from memory; `requests` records what was asked, with which 
 import hashlib
 import json
 import re
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
 
+from tests.loopback import Loopback
 from tqconvert.registry.http import Endpoint
 
 MODEL = "application/vnd.ollama.image.model"
@@ -59,7 +59,7 @@ class Faults:
     """Serve this instead of the manifest."""
 
 
-class FakeRegistry:
+class FakeRegistry(Loopback):
     """The server; use as a context manager."""
 
     def __init__(self, model: bytes, **other: bytes) -> None:
@@ -86,25 +86,6 @@ class FakeRegistry:
         self.blobs[digest] = data
         return {"mediaType": media_type, "digest": digest, "size": len(data)}
 
-    def __enter__(self) -> Self:
-        owner = self
-
-        class Bound(_Handler):
-            registry = owner
-
-        self._server = _Server(("127.0.0.1", 0), Bound)
-        self.port = self._server.server_address[1]
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.05,), daemon=True
-        )
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
     @property
     def name(self) -> str:
         """Name of the model for `pull`."""
@@ -125,13 +106,6 @@ class FakeRegistry:
     def asked(self, part: str) -> list[dict[str, str]]:
         """Headers of the requests whose path holds `part`."""
         return [headers for _, path, headers in self.requests if part in path]
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: clients that go away in the middle are what the tests are about."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -251,3 +225,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 Start = Callable[[bytes], FakeRegistry]
+
+
+FakeRegistry.handler = _Handler

@@ -20,9 +20,9 @@ from typing import Any
 from tqconvert import fs
 
 READERS = {
-    "Own", "alone", "can_clone", "can_insert", "expand_user", "free_bytes", "is_windows", "lock",
+    "Own", "alone", "can_clone", "can_insert", "expand_user", "free_bytes", "is_windows",
     "open_fd", "read_at", "read_into", "remove_open", "replace_open", "require_readable",
-    "storage_error", "unsupported", "write_lease", "written_elsewhere",
+    "storage_error", "unsupported",
 }  # fmt: skip
 """Public functions of `tqconvert.fs` that change no file; all others are armed."""
 

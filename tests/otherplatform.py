@@ -138,11 +138,11 @@ def main(platform: str, arguments: list[str]) -> int:
         remove(UNIX_CALLS)
         windows_files()
     import tqconvert.cli
-    from tqconvert import fs
+    from tqconvert import filelocks, fs
 
     tqconvert.cli.build_app()
     if platform == "windows":
-        fs.sys = types.SimpleNamespace(platform="win32")  # type: ignore[attr-defined]
+        fs.sys = filelocks.sys = types.SimpleNamespace(platform="win32")  # type: ignore[attr-defined]
         fs.is_windows = lambda: True
         for module in list(sys.modules.values()):
             if getattr(module, "__name__", "").startswith("tqconvert.") and hasattr(
@@ -150,7 +150,7 @@ def main(platform: str, arguments: list[str]) -> int:
             ):
                 module.is_windows = fs.is_windows  # type: ignore[attr-defined]
     if platform == "macos":
-        fs.sys = types.SimpleNamespace(platform="darwin")  # type: ignore[attr-defined]
+        fs.sys = filelocks.sys = types.SimpleNamespace(platform="darwin")  # type: ignore[attr-defined]
     while arguments:
         n = arguments.index("then") if "then" in arguments else len(arguments)
         command, arguments = arguments[:n], arguments[n + 1 :]

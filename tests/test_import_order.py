@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "tqconvert"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = {"", "digest", "errors", "findings", "fs", "progress", "reference", "units"}
+GROUND = {"", "digest", "errors", "filelocks", "findings", "fs", "progress", "reference", "units"}
 """Modules that stand on nothing but each other."""
 
 MAY_IMPORT = {

@@ -19,7 +19,7 @@ from builders import LLAMA, gguf_bytes, tiny_gguf
 from fakeregistry import FakeRegistry
 from stores import check_store
 
-from tqconvert import fs
+from tqconvert import filelocks, fs
 from tqconvert.errors import StorageError, UsageError
 from tqconvert.gguf.header import read_header
 from tqconvert.gguf.tags import PAGE, read_tags
@@ -210,13 +210,13 @@ def test_locks_by_msvcrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with (tmp_path / "f").open("w+b") as f:
         f.write(b"12345")
         f.flush()
-        assert fs.lock(f.fileno())
+        assert filelocks.lock(f.fileno())
         assert taken == [(1 << 43, 2, 1)]
         assert os.lseek(f.fileno(), 0, os.SEEK_CUR) == 5
         with pytest.raises(BlockingIOError):
-            fs.lock(f.fileno())
+            filelocks.lock(f.fileno())
         monkeypatch.setitem(sys.modules, "msvcrt", None)
-        assert not fs.lock(f.fileno())
+        assert not filelocks.lock(f.fileno())
 
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
@@ -224,7 +224,8 @@ def test_linux_calls_are_not_tried_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str
 ) -> None:
     """No range insertion, no leases; nothing is left in the folder by asking. Not run on those systems."""
-    monkeypatch.setattr(fs, "sys", types.SimpleNamespace(platform=platform))
+    for module in (fs, filelocks):
+        monkeypatch.setattr(module, "sys", types.SimpleNamespace(platform=platform))
     monkeypatch.delattr(os, "O_TMPFILE")
     assert not fs.can_insert(tmp_path, PAGE)
     assert not fs.can_clone(tmp_path)
@@ -233,8 +234,8 @@ def test_linux_calls_are_not_tried_elsewhere(
             with pytest.raises(OSError) as e:
                 call(f.fileno(), 0, PAGE)
             assert fs.unsupported(e.value)
-        assert not fs.written_elsewhere(f.fileno())
-        with fs.write_lease(f.fileno()) as held:
+        assert not filelocks.written_elsewhere(f.fileno())
+        with filelocks.write_lease(f.fileno()) as held:
             assert not held
         fs.allocate(f.fileno(), 10_000)
     assert (tmp_path / "f").stat().st_size == 10_000

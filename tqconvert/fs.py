@@ -8,13 +8,13 @@ choose the next method.
 import errno
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqconvert.errors import NotFoundError, StorageError, UsageError
+from tqconvert.filelocks import has_linux_fcntl, lock, position
 
 COPY_STEP = 16 << 20
 _FALLOC_FL_COLLAPSE_RANGE = 0x08  # linux/falloc.h
@@ -34,9 +34,6 @@ _OPEN = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 _SHARING = (5, 32, 33)
 """Windows: access denied, sharing violation, lock violation. Virus scanners hold new files for a moment."""
-
-_LOCKED_BYTE = 1 << 43
-"""Windows locks bytes, and against reading too: one that no model reaches (8 TiB)."""
 
 
 def is_windows() -> bool:
@@ -91,17 +88,6 @@ def require_text(path: Path) -> None:
         raise UsageError(f"{path}: is a folder (expected a text file)")
 
 
-def _has_linux_fcntl() -> bool:
-    """Whether the calls of fcntl are there that Linux alone has."""
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        import fcntl  # noqa: F401 - a Python may be built without it
-    except ImportError:
-        return False
-    return True
-
-
 def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     if not sys.platform.startswith("linux"):
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
@@ -130,7 +116,7 @@ def collapse_range(fd: int, offset: int, length: int) -> None:
 
 def clone_range(src: int, dst: int, *, src_offset: int, dst_offset: int, length: int = 0) -> None:
     """Share `length` bytes (0: up to the end) of `src` with `dst`: xfs, btrfs. Raises OSError."""
-    if not _has_linux_fcntl():
+    if not has_linux_fcntl():
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
     import fcntl
     import struct
@@ -172,14 +158,10 @@ def open_fd(path: str | os.PathLike[str], flags: int, mode: int = 0o600) -> int:
     return os.open(path, flags | _OPEN, mode)
 
 
-_position = threading.Lock()
-"""Where a file has one position for all threads (Windows), one of them at a time moves it."""
-
-
 def _pread(fd: int, length: int, offset: int) -> bytes:
     if hasattr(os, "pread"):
         return os.pread(fd, length, offset)
-    with _position:
+    with position:
         os.lseek(fd, offset, os.SEEK_SET)
         return os.read(fd, length)
 
@@ -187,7 +169,7 @@ def _pread(fd: int, length: int, offset: int) -> bytes:
 def _pwrite(fd: int, data: memoryview, offset: int) -> int:
     if hasattr(os, "pwrite"):
         return os.pwrite(fd, data, offset)
-    with _position:
+    with position:
         os.lseek(fd, offset, os.SEEK_SET)
         return os.write(fd, data)
 
@@ -408,26 +390,6 @@ def copy_range(
             advance(n)
 
 
-def written_elsewhere(fd: int) -> bool:
-    """Whether another descriptor has the file open for writing; False where nobody can tell.
-
-    A read lease is refused while there is a writer. Source: fcntl(2), F_SETLEASE.
-    """
-    if not _has_linux_fcntl():
-        return False
-    import fcntl
-    import signal
-
-    try:
-        # Whoever opens the file in between is announced by a signal that does nothing by default.
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except OSError as e:
-        return e.errno in (errno.EAGAIN, errno.EBUSY)
-    return False
-
-
 def truncate(fd: int, length: int) -> None:
     """Cut the file off, or extend it by zeros, at `length`."""
     os.ftruncate(fd, length)
@@ -479,45 +441,6 @@ def _nameless(folder: str | os.PathLike[str]) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-def lock(fd: int) -> bool:
-    """Take the file's lock for this process; False where such locks do not exist.
-
-    flock, or a byte far behind the file's end on Windows (not run there). Raises BlockingIOError if
-    another process has it. It ends when `fd` is closed.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        return _lock_byte(fd)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:
-        return False
-    return True
-
-
-def _lock_byte(fd: int) -> bool:
-    try:
-        import msvcrt
-    except ImportError:
-        return False
-    locking, mode = getattr(msvcrt, "locking"), getattr(msvcrt, "LK_NBLCK")  # noqa: B009 - Windows
-    with _position:
-        before = os.lseek(fd, 0, os.SEEK_CUR)
-        try:
-            os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
-            locking(fd, mode, 1)
-        except OSError as e:
-            if e.errno in (errno.EACCES, errno.EDEADLK):
-                raise BlockingIOError(errno.EAGAIN, "locked by another process") from None
-            return False
-        finally:
-            os.lseek(fd, before, os.SEEK_SET)
-    return True
 
 
 class Own:
@@ -602,31 +525,3 @@ def remove_idle(path: str | os.PathLike[str]) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-@contextmanager
-def write_lease(fd: int) -> Iterator[bool]:
-    """Hold a write lease: nobody else has the file open now, and whoever opens it waits for us.
-
-    Yields False where leases do not exist (not Linux, network file systems, not the owner).
-    Raises BlockingIOError if the file is open elsewhere. Source: fcntl(2), F_SETLEASE.
-    """
-    if not _has_linux_fcntl():
-        yield False
-        return
-    import fcntl
-    import signal
-
-    try:
-        # The kernel announces a waiting opener by SIGIO, whose default is to end the process.
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-    except OSError as e:
-        if e.errno in (errno.EAGAIN, errno.EBUSY):
-            raise BlockingIOError(errno.EAGAIN, "the file is open elsewhere") from None
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)

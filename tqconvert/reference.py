@@ -18,6 +18,22 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}")
 
 
+def split_reference(text: str) -> tuple[str | None, str, Digest | None]:
+    """Scheme, what stands between, and digest of `[scheme://]...[@sha256:...]`. Raises UsageError."""
+    rest, scheme, digest = text, None, None
+    if "://" in rest:
+        scheme, _, rest = rest.partition("://")
+        if scheme not in ("http", "https"):
+            raise UsageError(f"{text}: unknown scheme {scheme} (expected http or https)")
+    if "@" in rest:
+        rest, _, pinned = rest.partition("@")
+        try:
+            digest = Digest.parse(pinned)
+        except IntegrityError as e:
+            raise UsageError(f"{text}: {e.message}") from None
+    return scheme, rest, digest
+
+
 @dataclass(frozen=True, slots=True)
 class ModelName:
     """A model in a registry or a store. `scheme` is set only where the user wrote one."""
@@ -32,17 +48,7 @@ class ModelName:
     @classmethod
     def parse(cls, text: str) -> "ModelName":
         """Name from `[scheme://][[host[:port]/]namespace/]model[:tag][@sha256:...]`."""
-        rest, scheme, digest = text, None, None
-        if "://" in rest:
-            scheme, _, rest = rest.partition("://")
-            if scheme not in ("http", "https"):
-                raise UsageError(f"{text}: unknown scheme {scheme} (expected http or https)")
-        if "@" in rest:
-            rest, _, pinned = rest.partition("@")
-            try:
-                digest = Digest.parse(pinned)
-            except IntegrityError as e:
-                raise UsageError(f"{text}: {e.message}") from None
+        scheme, rest, digest = split_reference(text)
         tag = DEFAULT_TAG
         head, colon, last = rest.rpartition(":")
         if colon and "/" not in last:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests.benchmarks.bench_tag import make_model
 from tests.benchmarks.rows import Measured, Row, gemma, measure, mebibytes, seconds
-from tests.conftest import free_port, stop, wait_for
+from tests.conftest import running_docker_registry
 
 SIZE = 4 * 10**9
 RUNS = 3
@@ -34,21 +34,9 @@ def run(work: Path, *, n_bytes: int = SIZE) -> list[Row]:
     for tool in ("docker-registry", "curl", "openssl"):
         if not shutil.which(tool):
             raise SystemExit(f"the pull benchmark needs {tool}")
-    port = free_port()
-    config = work / "registry.yml"
-    config.write_text(
-        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {work}/registry}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\n"
-    )
-    server = subprocess.Popen(
-        ["docker-registry", "serve", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        wait_for(f"http://127.0.0.1:{port}/v2/", server)
-        digest = _push(work, port, n_bytes)
-        return _measured(work, port, digest)
-    finally:
-        stop(server)
+    with running_docker_registry(work) as address:
+        port = int(address.rpartition(":")[2])
+        return _measured(work, port, _push(work, port, n_bytes))
 
 
 def _measured(work: Path, port: int, digest: str) -> list[Row]:

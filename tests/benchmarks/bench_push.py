@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.benchmarks.bench_tag import make_model
 from tests.benchmarks.rows import Measured, Row, gemma, measure, mebibytes, seconds
-from tests.conftest import free_port, stop, wait_for
+from tests.conftest import running_docker_registry
 
 SIZE = 10**9
 RUNS = 3
@@ -27,20 +27,8 @@ def run(work: Path, *, n_bytes: int = SIZE) -> list[Row]:
     for tool in ("docker-registry", "skopeo"):
         if not shutil.which(tool):
             raise SystemExit(f"the push benchmark needs {tool}")
-    port = free_port()
-    config = work / "registry.yml"
-    config.write_text(
-        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {work}/registry}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\n"
-    )
-    server = subprocess.Popen(
-        ["docker-registry", "serve", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        wait_for(f"http://127.0.0.1:{port}/v2/", server)
-        return _measured(work, f"127.0.0.1:{port}", n_bytes)
-    finally:
-        stop(server)
+    with running_docker_registry(work) as address:
+        return _measured(work, address, n_bytes)
 
 
 def _measured(work: Path, registry: str, n_bytes: int) -> list[Row]:

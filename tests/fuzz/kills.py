@@ -10,7 +10,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -102,24 +101,13 @@ def registry() -> AbstractContextManager[str]:
 @contextmanager
 def docker_registry() -> Iterator[str]:
     """Debian's docker-registry with a folder of its own, for what is pushed."""
-    from tests.conftest import free_port, stop, wait_for
+    from tests.conftest import running_docker_registry
 
-    program = shutil.which("docker-registry")
-    assert program, "needs docker-registry (apt-get install docker-registry)"
-    with tempfile.TemporaryDirectory(prefix="tqconvert-registry-") as folder:
-        address, config = f"127.0.0.1:{free_port()}", Path(folder) / "config.yml"
-        config.write_text(
-            f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\n"
-            f"http: {{addr: '{address}'}}\n"
-        )
-        process = subprocess.Popen(
-            [program, "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            wait_for(f"http://{address}/v2/", process)
-            yield address
-        finally:
-            stop(process)
+    with (
+        tempfile.TemporaryDirectory(prefix="tqconvert-registry-") as folder,
+        running_docker_registry(Path(folder)) as address,
+    ):
+        yield address
 
 
 class _Named:

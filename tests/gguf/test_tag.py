@@ -13,7 +13,7 @@ from builders import LLAMA, U16, gguf_bytes, tiny_gguf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tqconvert import fs
+from tqconvert import filelocks, fs
 from tqconvert.digest import digest_bytes, digest_path
 from tqconvert.errors import (
     InvalidGgufError,
@@ -267,7 +267,7 @@ def test_a_leftover_is_removed_unless_somebody_writes_it(tmp_path: Path) -> None
     left.write_bytes(b"half a copy")
     fd = os.open(left, os.O_RDWR)
     try:
-        assert fs.lock(fd)
+        assert filelocks.lock(fd)
         with pytest.raises(LockedError):
             apply_tag(plan_tag(path, TAGS))
     finally:

@@ -498,6 +498,13 @@ def test_filters_of_the_repository_are_not_run(
     ):
         git(release.ollama, "config", key, f"touch {mark}; cat")
     git(release.ollama, "config", "filter.evil.required", "true")
+    # In the configuration of the work tree, and with a name that holds the sign between name and value.
+    git(release.ollama, "config", "extensions.worktreeConfig", "true")
+    git(release.ollama, "config", "--worktree", "filter.a=b.clean", f"touch {mark}; cat")
+    write_tree(
+        release.ollama,
+        {".git/info/attributes": b"* filter=evil merge=evil diff=evil\n*.go filter=a=b\n"},
+    )
     put_on(release.ollama, ours)
     unapply(repository(release.ollama))
     assert not mark.exists()

@@ -263,6 +263,40 @@ def test_a_digest_in_the_lock_that_is_not_the_models(registry, store, run_cli) -
     assert str(entry.result) in err
 
 
+def test_a_file_that_was_changed_since(registry, run_cli) -> None:
+    """Tagged anew in place, its size as before: --locked and a statement of it are refused."""
+    made = ("--to", "out", "--lock")
+    assert run_cli("pull", registry.name, "--as", "mine:1", *made)[0] == 0
+    assert run_cli("tag", "out/mine-1.gguf", "--type-k", "q4_0", "--type-v", "q4_0")[0] == 0
+    code, _, err = run_cli("pull", "--locked", "--to", "out")
+    assert (code, "out/mine-1.gguf" in err) == (4, True)
+
+
+def test_no_statement_of_a_damaged_model(registry, store, run_cli) -> None:
+    """Nothing is left to do, and a byte of the weights is another: exit 4, no document."""
+    assert run_cli("pull", registry.name, "--as", "mine")[0] == 0
+    manifest = store.require_manifest(ModelName.parse("mine"))
+    blob = store.blob(manifest.layers_of("model")[0].digest)
+    data = bytearray(blob.read_bytes())
+    data[-1] ^= 1
+    blob.chmod(0o644)
+    blob.write_bytes(data)
+    code, _, err = run_cli("pull", registry.name, "--as", "mine", "--attest", "s.json")
+    assert code == 4, err
+    assert not Path("s.json").exists()
+
+
+def test_an_oci_name_as_it_was_typed(run_cli, tmp_path) -> None:
+    """The tag that a lock file adds is not asked of the user."""
+    put_model(tmp_path / "sources", "registry.ollama.ai/library/old/1", MODEL)
+    with PushRegistry() as there:
+        name = f"{there.host}/me/tiny"
+        assert run_cli("push", "old:1", name, "--store", tmp_path / "sources")[0] == 0
+        assert run_cli("pull", f"oci://{name}", "--as", "mine", "--lock")[0] == 0
+        code, _, err = run_cli("pull", f"oci://{name}", "--locked")
+        assert code == 0, err
+
+
 @pytest.mark.parametrize("form", ["oci", "docker"])
 def test_a_moved_tag_in_an_oci_registry(run_cli, tmp_path, monkeypatch, form: str) -> None:
     """The manifest that the registry had is fetched by its digest, also where ours was made from it."""

@@ -10,13 +10,15 @@ import pytest
 from fakepush import PushRegistry
 
 from tqconvert.digest import Digest
-from tqconvert.errors import UsageError
+from tqconvert.errors import AuthError, NetworkError, UsageError
+from tqconvert.pull.head import fetch_head
 from tqconvert.reference import ModelName
 from tqconvert.registry.credentials import Credential, DockerConfig
-from tqconvert.registry.http import Http
+from tqconvert.registry.http import Endpoint, Http
 from tqconvert.registry.login import Login, fetch_token
 from tqconvert.registry.oci import OciRegistry
 from tqconvert.registry.ocireference import OciReference
+from tqconvert.registry.ollama import OllamaRegistry
 
 ME = Credential("me", "hunter2")
 
@@ -32,7 +34,8 @@ def client() -> Iterator[Http]:
 class Listener:
     """A server that remembers what it is told, and sends everybody elsewhere if it is to."""
 
-    def __init__(self, location: str | None = None) -> None:
+    def __init__(self, location: str | None = None, *, asks: bool = False) -> None:
+        """`asks`: 401 to all but its own token address, which it names as realm."""
         self.heard: list[str] = []
         owner = self
 
@@ -40,7 +43,10 @@ class Listener:
             def do_GET(self) -> None:
                 length = int(self.headers.get("Content-Length", "0"))
                 owner.heard.append(f"{self.path} {self.headers}{self.rfile.read(length)!r}")
-                self.send_response(307 if location else 200)
+                asking = asks and not self.path.startswith("/token")
+                self.send_response(307 if location else 401 if asking else 200)
+                if asking:
+                    self.send_header("WWW-Authenticate", challenge(owner.url))
                 if location:
                     self.send_header("Location", location)
                 body = json.dumps({"token": "abc"}).encode()
@@ -111,6 +117,39 @@ def test_an_upload_elsewhere_gets_no_credentials(client: Http) -> None:
         assert "Basic" in registry.requests[-1][2]["Authorization"]
         oci.ask("PUT", other.url, {"Content-Length": "0"})
         assert "Basic" not in other.heard[0]
+
+
+def test_a_host_that_was_redirected_to_gets_no_password(client: Http) -> None:
+    """Its 401 names a realm of its own: nobody answers it, for a manifest, a header or a blob."""
+    with (
+        Listener(asks=True) as thief,
+        Listener(thief.url.replace("127.0.0.1", "localhost").replace("token", "x")) as server,
+    ):
+        host = server.url.split("/")[2]
+        oci = OciRegistry(client, OciReference.parse(f"oci://{host}/a/b"), lambda: ME)
+        assert oci.ask("GET", oci.url("manifests/x")).status == 401
+        digest = Digest("0" * 64)
+        with pytest.raises(AuthError):
+            fetch_head(client, oci.blob(digest), 100, "model")
+        name = ModelName.parse(f"{host}/a/b:1")
+        with pytest.raises(AuthError):
+            OllamaRegistry(client, name, lambda: ME).fetch_manifest(name)
+        assert len(thief.heard) == 3
+        assert not [x for x in thief.heard if "bWU6" in x or "/token" in x]
+
+
+@pytest.mark.parametrize("order", ["{bearer}, {basic}", "{basic}, {bearer}"])
+def test_the_realm_is_bearers(client: Http, order: str) -> None:
+    """Of Gitea's two challenges the second is Basic, with a realm that is no address."""
+    with Listener() as server:
+        both = order.format(bearer=challenge(server.url), basic='Basic realm="Container Registry"')
+        assert fetch_token(client, both, "http://127.0.0.1/v2/", ME) == "abc"
+
+
+def test_a_header_that_never_comes(client: Http) -> None:
+    """An answer that is shorter than it was asked for is an error, not a reason to ask for ever."""
+    with Listener() as server, pytest.raises(NetworkError, match="ended early"):
+        fetch_head(client, Endpoint(server.url), 1000, "model")
 
 
 def test_basic_and_bearer_in_one_challenge(client: Http) -> None:

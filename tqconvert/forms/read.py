@@ -24,7 +24,14 @@ from tqconvert.forms.types import (
     TITLE_KEY,
     WEIGHT_PREFIX,
 )
-from tqconvert.store.manifest import CONFIG_TYPE, LAYER_PREFIX, MANIFEST_TYPE, Layer, Manifest
+from tqconvert.store.manifest import (
+    CONFIG_TYPE,
+    LAYER_PREFIX,
+    MANIFEST_TYPE,
+    Layer,
+    Manifest,
+    read_object,
+)
 
 MAX_LICENSE_BYTES = 16 << 20
 MAX_ENTRIES = 64
@@ -56,12 +63,7 @@ def read_index(data: bytes, *, subject: str) -> tuple[Entry, ...] | None:
 
     Raises BadManifestError. Attestations, which build tools put beside images, are left out.
     """
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        raise BadManifestError(f"{subject}: manifest is not JSON ({data[:40]!r})") from None
-    if not isinstance(value, dict):
-        raise BadManifestError(f"{subject}: manifest is no object")
+    value = read_object(data, subject=subject)
     is_index = value.get("mediaType") in (OCI_INDEX_TYPE, DOCKER_INDEX_TYPE)
     entries = value.get("manifests")
     if not is_index and ("layers" in value or entries is None):

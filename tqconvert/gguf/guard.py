@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tqconvert import fs
+from tqconvert import filelocks
 from tqconvert.errors import LockedError, RefusedError
 
 _ELSEWHERE = "write another file: -o OUT"
@@ -43,14 +43,14 @@ def exclusive(fd: int, path: Path) -> Iterator[bool]:
     elsewhere, LockedError if another tqconvert is changing it.
     """
     try:
-        fs.lock(fd)
+        filelocks.lock(fd)
     except BlockingIOError:
         raise LockedError(
             f"{path}: another tqconvert is changing it", hint="run the command again later"
         ) from None
     with ExitStack() as stack:
         try:
-            lease = stack.enter_context(fs.write_lease(fd))
+            lease = stack.enter_context(filelocks.write_lease(fd))
         except BlockingIOError:
             raise RefusedError(
                 f"{path}: is open in another process, which would see its bytes move",

@@ -43,20 +43,12 @@ class Places:
 
     def of_callers(self, addresses: Iterable[int]) -> Place | None:
         """The first line of kernel source among return addresses, the innermost first."""
-        # The call is the instruction before the one it returns to.
-        calls = [address - 1 for address in addresses]
-        # Code that a compiler made of several lines has none: then the line before it.
-        for place in (*map(self.at, calls), *map(self._before, calls)):
+        for address in addresses:
+            # The call is the instruction before the one it returns to.
+            place = self.at(address - 1)
             if place and not Path(place.file).name.startswith("msl_"):
                 return place
         return None
-
-    def _before(self, address: int) -> Place | None:
-        """The last line that is known up to `address`."""
-        i = bisect_right(self._addresses, address) - 1
-        while i >= 0 and not self._rows[i][2]:
-            i -= 1
-        return Place(self._rows[i][1], self._rows[i][2]) if i >= 0 else None
 
 
 def _debug_line(image: bytes) -> bytes:

@@ -73,12 +73,14 @@ class Git:
         Attributes of a tree choose among filters, merge and diff drivers; what these run stands in
         `.git/config`. Settings can be overridden by name only, so the names are read first.
         """
-        found = self.run("config", "--local", "--includes", "--name-only", "--list", "-z")
+        found = self.run("config", "--includes", "--name-only", "--list", "-z")
         names = dict.fromkeys(os.fsdecode(found.stdout).split("\0"))
-        for name in names:
-            if _DRIVER.fullmatch(name):
-                value = "false" if name.endswith(".required") else ""
-                self._command += ["-c", f"{name}={value}"]
+        drivers = [name for name in names if _DRIVER.fullmatch(name)]
+        # Not by -c, which takes all before the first = for the name.
+        self.env["GIT_CONFIG_COUNT"] = str(len(drivers))
+        for i, name in enumerate(drivers):
+            self.env[f"GIT_CONFIG_KEY_{i}"] = name
+            self.env[f"GIT_CONFIG_VALUE_{i}"] = "false" if name.endswith(".required") else ""
 
     def run(
         self, *args: str, data: bytes | None = None, env: Mapping[str, str] | None = None

@@ -36,6 +36,7 @@ from tqconvert.reference import ModelName
 from tqconvert.registry.http import Endpoint, Http
 from tqconvert.registry.ocireference import OciReference, is_oci
 from tqconvert.settings import Settings
+from tqconvert.store.hashing import hash_file
 from tqconvert.store.manifest import SOURCE_KEY
 
 TOOL = f"tqconvert {__version__}"
@@ -150,9 +151,10 @@ def prepare_locked(
 def _installed(
     entry: LockedModel, lock: Path, request: PullRequest, settings: Settings
 ) -> PullPlan | None:
-    """The plan to do nothing, where the model is there to the last blob as it is locked."""
+    """The plan to do nothing, where the model is there as it is locked; a file of --to is hashed for it."""
     target = ModelName.parse(entry.target)
     destination = destination_of(request, settings, target)
+    differs: Path | None = None
     with suppress(TqError):
         there = destination.store.read_manifest(target)
         if there is None or there.digest != entry.result_manifest:
@@ -161,7 +163,17 @@ def _installed(
             return None
         name = _parsed(entry, lock)
         plan = plan_pull(name, target, there, destination, Wish(tag=False))
-        return plan if plan.state is State.UNCHANGED else None
+        # Blobs of a store have their digest for a name; a file may have been tagged anew, or be damaged.
+        file = destination.file
+        if file and entry.result and file.is_file() and hash_file(file)[0] != entry.result:
+            differs = file
+        elif plan.state is State.UNCHANGED:
+            return plan
+    if differs:
+        raise LockDiffersError(
+            f"{differs}: is not the file that {lock.name} has",
+            hint=f"rm {differs}, then pull it again",
+        )
     return None
 
 
@@ -290,7 +302,9 @@ def _forms(text: str, lock: Path) -> set[str]:
     if looks_like_path(text):
         found.add(_relative(Path(text).expanduser(), lock))
     with suppress(TqError):
-        found.add(_name_of(ModelName.parse(text), lock))
+        found.add(
+            str(OciReference.parse(text)) if is_oci(text) else _name_of(ModelName.parse(text), lock)
+        )
     return found
 
 

@@ -70,6 +70,7 @@ def _sources(m: Subject) -> list[Mapping[str, Any]]:
     if m.source is not None:
         where = {"uri": m.source_url} if m.source_url else {}
         found.append({"name": m.source_name, **where, "digest": _set(m.source)})
+    found += [{"name": path, "digest": _set(digest)} for path, digest in m.shards]
     if m.source_manifest is not None:
         found.append(
             {

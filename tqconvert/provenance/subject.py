@@ -8,14 +8,16 @@ from urllib.parse import urlsplit, urlunsplit
 
 from tqconvert import __version__, fs
 from tqconvert.digest import Digest
-from tqconvert.errors import ConfigError, TqError
+from tqconvert.errors import ConfigError, DigestMismatchError, TqError
 from tqconvert.gguf.fingerprint import fingerprint_files
 from tqconvert.gguf.header import Header
 from tqconvert.gguf.tags import KvTags
 from tqconvert.progress import Progress
+from tqconvert.pull.plan import PullPlan, State
 from tqconvert.pull.run import PullResult
 from tqconvert.pull.sources import Job
 from tqconvert.reference import ModelName
+from tqconvert.store.hashing import hash_file
 
 TOOL_NAME = "tqconvert"
 TOOL_VERSION = __version__
@@ -35,6 +37,8 @@ class Subject:
     source_manifest: Digest | None
     """None where it was made here, because the source has none."""
     source: Digest | None
+    shards: tuple[tuple[str, Digest], ...]
+    """Where the source is several files that were joined: their paths and digests, and `source` is None."""
     result: Digest | None
     result_manifest: Digest
     size: int
@@ -100,12 +104,18 @@ def subject_of(job: Job, result: PullResult, progress: Progress) -> Subject:
     models = manifest.layers_of("model")
     is_local = isinstance(plan.name, Path)
     files = [plan.destination.place_of(x, is_main=x is models[0]) for x in models]
+    if files and result.state is State.UNCHANGED and hash_file(files[0])[0] != models[0].digest:
+        raise DigestMismatchError(
+            f"{files[0]}: is not what was installed, and nothing can be stated of it",
+            hint="tqconvert verify tells more; remove it and pull it again",
+        )
     return Subject(
         target=plan.target,
         source_name=plan.name.name if isinstance(plan.name, Path) else str(plan.name),
         source_url=None if is_local else _url(job),
         source_manifest=None if plan.inline else plan.manifest.digest,
-        source=plan.main.digest if plan.main else None,
+        source=plan.main.digest if plan.main and not plan.shards else None,
+        shards=_shards(plan),
         result=models[0].digest if models else None,
         result_manifest=manifest.digest,
         size=models[0].size if models else 0,
@@ -117,6 +127,15 @@ def subject_of(job: Job, result: PullResult, progress: Progress) -> Subject:
             for layer in manifest.layers_of("license")
         ),
     )
+
+
+def _shards(plan: PullPlan) -> tuple[tuple[str, Digest], ...]:
+    if not plan.shards or plan.origin is None:
+        return ()
+    found = (
+        (path, Digest.parse(f"sha256:{sha256}")) for path, sha256, _ in plan.origin.files if sha256
+    )
+    return tuple((path, digest) for path, digest in found if digest in plan.shards)
 
 
 def _url(job: Job) -> str | None:

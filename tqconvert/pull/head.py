@@ -4,7 +4,16 @@ from typing import TYPE_CHECKING
 
 from tqconvert.errors import IncompleteHeaderError
 from tqconvert.gguf.header import Header, parse_header
-from tqconvert.registry.http import Endpoint, Http, check, connection_error, drop, read_body
+from tqconvert.registry.http import (
+    Endpoint,
+    Http,
+    TransientError,
+    check,
+    connection_error,
+    drop,
+    read_body,
+    same_origin,
+)
 
 if TYPE_CHECKING:
     import urllib3
@@ -25,11 +34,18 @@ def fetch_head(
     while True:
         wanted = f"bytes={len(data)}-{n - 1}"
         response, reached = http.request("GET", source, {"Range": wanted})
+        if response.status == 401 and source.renew and same_origin(reached.url, source.url):
+            challenge = response.headers.get("WWW-Authenticate", "")
+            drop(response)
+            source = source.renew(challenge) or source
+            response, reached = http.request("GET", source, {"Range": wanted})
         check(response, subject, reached.url)
         if response.status == 206 or (not data and n == size):
             data += read_body(response, n - len(data), subject)
         else:
             data = _beginning(response, n, subject)
+        if len(data) < n:
+            raise TransientError(f"{subject}: the answer ended early ({len(data)} of {n} bytes)")
         try:
             header = parse_header(data, size, subject=subject)
         except IncompleteHeaderError:

@@ -87,7 +87,9 @@ def _completed(registry: OciRegistry, http: Http, parts: Parts, source: Digest) 
     """A manifest of a foreign form's blobs, with what the GGUF's header says beside them."""
     model = parts.model
     subject = f"model {model.digest.short}"
-    head = fetch_head(http, registry.blob(model.digest), model.size, subject)
+    head = registry.retrying(
+        lambda: fetch_head(http, registry.blob(model.digest), model.size, subject)
+    )
     header = head[1] if head else None
     annotations = {**model.annotations, SOURCE_OCI_KEY: str(source)}
     first = Layer.make(MODEL_TYPE, model.digest, model.size, annotations)

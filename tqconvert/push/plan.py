@@ -9,7 +9,7 @@ from tqconvert.errors import UsageError
 from tqconvert.forms.types import Form, tag_of
 from tqconvert.forms.write import Formed, write_form
 from tqconvert.push.subject import Subject
-from tqconvert.registry.oci import OciRegistry, finish
+from tqconvert.registry.oci import ACCEPT, OciRegistry, finish
 from tqconvert.registry.ocireference import OciReference
 from tqconvert.registry.reading import Source
 from tqconvert.registry.sessions import Notes
@@ -59,7 +59,7 @@ class PushPlan:
     @property
     def unchanged(self) -> bool:
         """Whether all of it is there already."""
-        return all(m.status == "unchanged" for m in self.manifests)
+        return not self.missing and all(m.status == "unchanged" for m in self.manifests)
 
     @property
     def missing(self) -> tuple[BlobPlan, ...]:
@@ -164,10 +164,9 @@ def _elsewhere(
 def _tagged(registry: OciRegistry, reference: OciReference) -> Digest | None:
     """Digest of the manifest that has the tag, None if it is free or the registry does not say."""
     url = registry.url(f"manifests/{reference.tag}")
-    accept = ", ".join(dict.fromkeys(form.manifest_type for form in Form))
 
     def head() -> Digest | None:
-        response = registry.ask("HEAD", url, {"Accept": accept})
+        response = registry.ask("HEAD", url, {"Accept": ACCEPT})
         finish(response, has_body=False)
         if response.status in (400, 403, 404, 405, 406):
             return None

@@ -164,8 +164,7 @@ class Http:
             )
         if was.scheme == "https" and now.scheme == "http" and not self.insecure:
             raise ProtocolError(f"{was.hostname}: redirects from https to plain http")
-        same = (was.scheme, was.hostname, was.port) == (now.scheme, now.hostname, now.port)
-        return Endpoint(url, old.headers if same else {})
+        return Endpoint(url, old.headers if same_origin(old.url, url) else {})
 
     def _pool(self, url: str) -> "urllib3.PoolManager":
         import urllib3
@@ -351,6 +350,18 @@ def _spoken(http: Http, host: str) -> str:
         return "http"
     drop(response)
     return "https"
+
+
+def same_origin(one: str, other: str) -> bool:
+    """Whether both are the same server by the same scheme: what may be told to one may be told to the other."""
+    try:
+        a, b = (
+            (x.scheme, x.hostname, x.port or {"http": 80, "https": 443}.get(x.scheme))
+            for x in map(urllib.parse.urlsplit, (one, other))
+        )
+    except ValueError:
+        return False
+    return a == b
 
 
 def host_of(url: str) -> str:

@@ -93,7 +93,8 @@ def fetch_token(
     had from anybody.
     """
     m = _BEARER.search(challenge)
-    fields = dict(_FIELD.findall(m[1])) if m else {}
+    # Of several challenges in a line, Bearer's own fields are the first (Gitea offers Basic behind it).
+    fields = dict(reversed(_FIELD.findall(m[1]))) if m else {}
     realm = split_url(fields.get("realm", ""))
     if not realm.hostname or not _may_ask(
         realm, split_url(url), with_secret=credential is not None

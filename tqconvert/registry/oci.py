@@ -22,8 +22,8 @@ from tqconvert.registry.http import (
     base_url,
     check,
     drop,
-    host_of,
     read_body,
+    same_origin,
     split_url,
 )
 from tqconvert.registry.login import FindCredential, Login, nobody
@@ -120,10 +120,11 @@ class OciRegistry:
         """
         for attempt in range(2):
             endpoint = Endpoint(url, self.login.headers if self._own(url) else {})
-            response, _ = self._http.request(
+            response, reached = self._http.request(
                 method, endpoint, headers, body=body, timeout_s=timeout_s
             )
-            if response.status != 401 or attempt or not self._own(url):
+            # A host that was redirected to may not say where our password goes.
+            if response.status != 401 or attempt or not self._own(reached.url):
                 break
             if not self.login.answer(response.headers.get("WWW-Authenticate", ""), url):
                 break
@@ -212,12 +213,12 @@ class OciRegistry:
         return FetchedManifest(data, digest)
 
     def _own(self, url: str) -> bool:
-        return host_of(url) == host_of(self._root) and url.startswith(self._root)
+        return same_origin(url, self._root)
 
 
 def finish(response: "urllib3.BaseHTTPResponse", *, has_body: bool = True) -> None:
     """Be done with an answer; its connection is used again where the body is short or none."""
-    length = response.headers.get("Content-Length", "0")
+    length = response.headers.get("Content-Length", "0" if response.status == 204 else "")
     if has_body and (
         not length.isdigit() or int(length) > MAX_REASON_BYTES or response.status == 416
     ):

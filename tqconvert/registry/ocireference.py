@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from tqconvert.digest import Digest
-from tqconvert.errors import IntegrityError, UsageError
-from tqconvert.reference import DEFAULT_NAMESPACE, DEFAULT_TAG, ModelName
+from tqconvert.errors import UsageError
+from tqconvert.reference import DEFAULT_NAMESPACE, DEFAULT_TAG, ModelName, split_reference
 from tqconvert.registry.credentials import DOCKER_HUB
 
 SCHEME: Final = "oci://"
@@ -42,17 +42,7 @@ class OciReference:
 
         `http://` and `https://` may stand for `oci://`, and nothing at all. Raises UsageError.
         """
-        rest, scheme, digest = text.removeprefix(SCHEME), None, None
-        if "://" in rest:
-            scheme, _, rest = rest.partition("://")
-            if scheme not in ("http", "https"):
-                raise UsageError(f"{text}: unknown scheme {scheme} (expected oci, http or https)")
-        if "@" in rest:
-            rest, _, pinned = rest.partition("@")
-            try:
-                digest = Digest.parse(pinned)
-            except IntegrityError as e:
-                raise UsageError(f"{text}: {e.message}") from None
+        scheme, rest, digest = split_reference(text.removeprefix(SCHEME))
         host, slash, path = rest.partition("/")
         if not slash or not _HOST.fullmatch(host) or not _is_host(host):
             raise UsageError(

@@ -19,6 +19,7 @@ from tqconvert.registry.http import (
     check,
     drop,
     read_body,
+    same_origin,
 )
 from tqconvert.registry.login import FindCredential, Login, nobody
 from tqconvert.store.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES, Manifest
@@ -86,8 +87,9 @@ class OllamaRegistry:
     def _fetch_once(self, reference: str, name: ModelName) -> Manifest:
         endpoint = Endpoint(f"{self._base}/manifests/{reference}", self._login.headers)
         accept = {"Accept": MANIFEST_TYPE}
-        response, _ = self._http.request("GET", endpoint, accept)
-        if response.status == 401:
+        response, reached = self._http.request("GET", endpoint, accept)
+        # A host that was redirected to may not say where our password goes.
+        if response.status == 401 and same_origin(reached.url, endpoint.url):
             challenge = response.headers.get("WWW-Authenticate", "")
             if self._login.answer(challenge, endpoint.url):
                 drop(response)

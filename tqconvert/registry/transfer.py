@@ -28,6 +28,7 @@ from tqconvert.registry.http import (
     check,
     connection_error,
     drop,
+    same_origin,
 )
 from tqconvert.registry.partial import JOURNAL_STEP, Sink
 
@@ -241,7 +242,9 @@ class Transfer:
         if response.status in (400, 401, 403, 404, 410) and target is not self._source:
             drop(response)
             response, reached = self._http.request("GET", self._source, headers)
-        if response.status == 401 and self._source.renew is not None:
+        # A host that was redirected to may not say where our password goes.
+        own = same_origin(reached.url, self._source.url)
+        if response.status == 401 and own and self._source.renew is not None:
             challenge = response.headers.get("WWW-Authenticate", "")
             drop(response)
             self._source = self._source.renew(challenge) or self._source

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from tqconvert.errors import NetworkError
+from tqconvert.errors import AuthError, NetworkError
 from tqconvert.registry.http import ProtocolError, drop
 from tqconvert.registry.oci import OciRegistry
 from tqconvert.registry.reading import Source
@@ -91,7 +91,10 @@ class Uploads:
         url = self._notes.session(self.place, self._source.digest)
         if url is None:
             return None
-        return self.status(url)
+        try:
+            return self.status(url)
+        except (NetworkError, AuthError):
+            return None  # a note is a hint: whether the registry can be reached, a new upload tells
 
     def mount(self, candidates: Sequence[str]) -> tuple[str | None, Session | None]:
         """The repository that the registry took the blob from, else the upload that it began instead."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tqconvert import fs
+from tqconvert import filelocks, fs
 from tqconvert.errors import LockedError
 
 
@@ -34,7 +34,7 @@ def held(path: Path, what: str, *, wait_s: float = 0) -> Iterator[int]:
 def _lock(fd: int, what: str, until: float) -> None:
     while True:
         try:
-            fs.lock(fd)
+            filelocks.lock(fd)
         except BlockingIOError:
             if time.monotonic() >= until:
                 raise LockedError(

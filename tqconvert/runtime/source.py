@@ -32,9 +32,9 @@ PINNED = "llama-cpp-python==0.3.36"
 PINNED_FILE = "llama_cpp_python-0.3.36.tar.gz"
 PINNED_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 TREE = "llama.cpp"
+"""Name of the tree's folder among what is unpacked."""
 UNPACK_S = 120.0
 """How long one waits for another that unpacks, or compares, the same source."""
-"""Name of the tree's folder among what is unpacked."""
 COMMITS = {PINNED_SHA256: "0c1e57098bba43ac29e6e3b677cdceebdd22334f"}
 """Archive -> the commit of llama.cpp that is in it."""
 
@@ -222,6 +222,8 @@ def _commit_of(root: Path, env: Mapping[str, str]) -> str | None:
     """The commit that is checked out where the tree is a repository, "-dirty" with changes."""
     if not (root / ".git").exists() or not shutil.which("git", path=env.get("PATH")):
         return None
-    # A repository's own settings name programs to run (core.fsmonitor): they are not obeyed.
-    done = Git(root, env).run("describe", "--always", "--dirty", "--exclude=*", "--abbrev=40")
+    # A repository's own settings name programs to run (core.fsmonitor, filters): they are not obeyed.
+    git = Git(root, env)
+    git.ignore_drivers()
+    done = git.run("describe", "--always", "--dirty", "--exclude=*", "--abbrev=40")
     return os.fsdecode(done.stdout).strip() or None if done.returncode == 0 else None

@@ -90,6 +90,21 @@ class Layer:
         return cls(media_type, digest, size, raw)
 
 
+def read_object(data: bytes, *, subject: str) -> dict[str, Any]:
+    """The JSON object that a manifest of any kind is. Raises BadManifestError."""
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise BadManifestError(
+            f"{subject}: manifest of {len(data)} bytes (limit {MAX_MANIFEST_BYTES})"
+        )
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        raise BadManifestError(f"{subject}: manifest is not JSON ({data[:40]!r})") from None
+    if not isinstance(value, dict):
+        raise BadManifestError(f"{subject}: manifest is no object")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """A model's manifest with the bytes it came as: their sha256 is what `ollama list` shows."""
@@ -101,16 +116,7 @@ class Manifest:
     @classmethod
     def parse(cls, data: bytes, *, subject: str) -> "Manifest":
         """Manifest from the bytes of its file. Raises BadManifestError."""
-        if len(data) > MAX_MANIFEST_BYTES:
-            raise BadManifestError(
-                f"{subject}: manifest of {len(data)} bytes (limit {MAX_MANIFEST_BYTES})"
-            )
-        try:
-            value = json.loads(data)
-        except (ValueError, RecursionError):
-            raise BadManifestError(f"{subject}: manifest is not JSON ({data[:40]!r})") from None
-        if not isinstance(value, dict):
-            raise BadManifestError(f"{subject}: manifest is no object")
+        value = read_object(data, subject=subject)
         if "manifests" in value and "layers" not in value:
             raise BadManifestError(f"{subject}: an index of manifests, not a model's manifest")
         layers = value.get("layers")

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqconvert import fs
+from tqconvert import filelocks, fs
 from tqconvert.errors import InvalidGgufError, NotFoundError, RefusedError
 from tqconvert.gguf.header import Header, read_header
 
@@ -62,7 +62,7 @@ def refuse_writers(source: Path) -> None:
     """Raise RefusedError if another program may be writing the file."""
     fd = fs.open_fd(source, os.O_RDONLY)
     try:
-        if fs.written_elsewhere(fd):
+        if filelocks.written_elsewhere(fd):
             raise RefusedError(
                 f"{source}: another program has it open for writing",
                 hint="wait until it is finished, then run again",

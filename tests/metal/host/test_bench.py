@@ -68,7 +68,9 @@ def test_what_is_timed_is_attention(
 
 def test_prompts_take_the_way_of_the_host() -> None:
     """f16 copies for all but turbo beside q8_0, as ggml-metal-turbo.h and upstream's use_kv_f16 decide."""
-    assert [bench.by_f16(*p) for p in PAIRS] == [True, True, True, True, False]
+    assert [bench.by_f16(*p, 256) for p in PAIRS] == [True, True, True, True, False]
+    assert not bench.by_f16("turbo4", "turbo4", 512)
+    assert [bench.simdgroups(n) for n in (2048, 2112, 4096, 8192)] == [1, 2, 2, 4]
 
 
 def test_bytes_are_those_of_the_loops() -> None:

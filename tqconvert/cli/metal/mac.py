@@ -168,10 +168,10 @@ def bench(
     from tqconvert.metal.tree import find_metal
 
     out = Output("metal.bench", json=json, quiet=quiet)
-    found = find_metal(tree.expanduser().absolute())
-    device = Gpu()
     if any(n < SHORTEST_PROMPT for n in prompt or ()):
         raise UsageError(f"--prompt: fewer than {SHORTEST_PROMPT} queries take other kernels")
+    found = find_metal(tree.expanduser().absolute())
+    device = Gpu()
     for path in found.units:
         if found.single or path.stem.startswith(("fa_aux", "fa_vec_", "fa_f16", "turbo")):
             device.load(flatten(path, found.includes), {"GGML_METAL_HAS_BF16": "1"})

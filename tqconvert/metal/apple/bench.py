@@ -30,6 +30,9 @@ _ROWS = 8
 _CONVERTED = 256
 _SEED = 1
 
+_MOST_BY_F16 = 256
+_MOST_SIMDGROUPS = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Time:
@@ -100,15 +103,26 @@ def moved_bytes(k: str, v: str, dim: int, n_kv: int, n_q: int, heads: tuple[int,
     from tqconvert.metal.turbo.reference import row_bytes
 
     passes = heads[0] * -(-n_q // _ROWS)  # a threadgroup takes eight queries of one head
-    if n_q == 1 or not by_f16(k, v):
+    if n_q == 1 or not by_f16(k, v, dim):
         return passes * n_kv * (row_bytes(k, dim) + row_bytes(v, dim))
     converted = sum(row_bytes(t, dim) + 2 * dim for t in (k, v) if t != "f16")
     return n_kv * (heads[1] * converted + passes * 4 * dim)
 
 
-def by_f16(k: str, v: str) -> bool:
-    """Whether the host makes a prompt's K and V f16 first, where they are not."""
-    return (k == v) or "q8_0" not in (k, v)
+def by_f16(k: str, v: str, dim: int) -> bool:
+    """Whether a prompt goes through upstream's kernel for f16, with K and V made f16 first where they are not.
+
+    ggml_metal_turbo_use_f16 of ggml-metal-turbo.h: turbo up to head size 256, and without q8_0.
+    """
+    return "turbo" not in k + v or (dim <= _MOST_BY_F16 and "q8_0" not in (k, v))
+
+
+def simdgroups(n_kv: int) -> int:
+    """Simdgroups of a workgroup of the vector kernel, as the host chooses them for 32 workgroups."""
+    n = 1
+    while 2 * 32 * n * 32 < n_kv and n < _MOST_SIMDGROUPS:
+        n *= 2
+    return n
 
 
 def decode(
@@ -122,7 +136,9 @@ def decode(
 
     own = (k, v) if "turbo" in k + v else ("turbo4", "turbo4")
     # The reference encodes a chunk, which is repeated: times do not depend on values.
-    shape = AttentionCase("vec", *own, dim, n_kv, heads=heads, mask="none", simdgroups=4)
+    shape = AttentionCase(
+        "vec", *own, dim, n_kv, heads=heads, mask="none", simdgroups=simdgroups(n_kv)
+    )
     small = replace(shape, n_kv=_CHUNK)
     planned = plan_attention(small, structs, np.random.default_rng(_SEED))
     fields = arguments(shape, k, v)
@@ -152,7 +168,7 @@ def prefill(
     planned = plan_attention(small, structs, np.random.default_rng(_SEED))
     arrays = dict(planned.arrays) | _cache(k, v, dim, n_kv, heads[1])
     fields = arguments(shape, k, v)
-    if not by_f16(k, v):
+    if not by_f16(k, v, dim):
         arrays["args"] = pack(structs, "flash_attn_ext", fields)
         return list(planned.launches), arrays
     launches, names = [], {}

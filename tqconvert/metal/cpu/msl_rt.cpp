@@ -400,7 +400,7 @@ void on_signal(int number, siginfo_t *info, void *context) {
       address < tg_base + 2 * page + TG_ROOM + tg_room)
     kind = threadgroup_out_of_bounds;
   // Before clang 20 the check of local arrays knows no other way to tell; nothing else traps in a checked build.
-  if (kind == illegal_instruction && msl_chk_linked()) kind = private_out_of_bounds;
+  if (kind == illegal_instruction && msl_chk_linked()) kind = private_out_of_bounds, address = nullptr;
   add(kind, nullptr, 0, (char *)pc + 1, frame, (uint64_t)address, 0);
   msl_write(1);
   _exit(99);

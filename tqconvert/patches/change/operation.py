@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqconvert import fs
+from tqconvert import filelocks, fs
 from tqconvert.errors import LockedError, StorageError
 from tqconvert.patches.change.repository import Place, Repository
 
@@ -192,7 +192,7 @@ class State:
         """Replace a dead process's lock; of several that try, one at a time looks and acts."""
         guard = os.open(self.lock_path.with_name("lock.guard"), os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fs.lock(guard)
+            filelocks.lock(guard)
             if dead is not None and self._owner() == dead:
                 self.lock_path.unlink()
             if not _named(mine, self.lock_path):

@@ -53,7 +53,8 @@ class LockedModel:
     """What the pull tagged it with; None where it left it as it came, tagged or not."""
     type_v: CacheTypes | None = None
     revision: str | None = None
-    """The commit of a repository of Hugging Face, which still has these bytes when it has moved on."""
+    """The commit of a repository of Hugging Face, or the digest of what an `oci://` name named: both still have
+    these bytes when the name has moved on."""
 
     @property
     def is_tagged(self) -> bool:

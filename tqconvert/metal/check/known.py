@@ -26,6 +26,7 @@ class Known:
 
 _SINGLE_FILE = "ggml-metal.metal"
 _FA_TILED = r"^kernel_flash_attn_ext_(f16|f32|q\d_\d)_dk"
+_FA_TILED_ODD = r"^kernel_flash_attn_ext_(f16|f32|q\d_\d)_dk(32|40|72|80|96|112)_"
 _FA_VEC = r"^kernel_flash_attn_ext_vec_(f16|f32|q\d_\d)_"
 KNOWN: tuple[Known, ...] = (
     Known(
@@ -64,7 +65,7 @@ KNOWN: tuple[Known, ...] = (
     ),
     Known(
         ("uninitialised_threadgroup_read", "device_out_of_bounds"),
-        _FA_TILED, "fa_common.metal",
+        _FA_TILED_ODD, "fa_common.metal",
         "reads V and its sums up to a multiple of 64 columns, behind a shorter head, and drops them",
     ),
     Known(
